@@ -1,0 +1,1 @@
+"""Those who act on events: inference runs and measures, projection writes down."""
