@@ -1,0 +1,1 @@
+"""Writes what happened into Postgres, and owns its schema."""
