@@ -3,15 +3,11 @@
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
-
-Found = TypeVar("Found")
+from collections.abc import Callable
+from typing import Any
 
 
-async def until(
-    predicate: Callable[[], Awaitable[Found] | Found], timeout: float = 10.0, interval: float = 0.02
-) -> Found:
+async def until(predicate: Callable[[], Any], timeout: float = 10.0, interval: float = 0.02) -> Any:
     """What `predicate` gives once that is truthy; fails with the last thing it gave when the time is over."""
     deadline = time.monotonic() + timeout
     while not (found := await _ask(predicate)):
@@ -21,7 +17,7 @@ async def until(
     return found
 
 
-async def _ask(predicate: Callable[[], Awaitable[Found] | Found]) -> Found:
+async def _ask(predicate: Callable[[], Any]) -> Any:
     found = predicate()
     return await found if inspect.isawaitable(found) else found
 
