@@ -26,7 +26,7 @@ def fresh_name() -> str:
 @contextmanager
 def session_folder() -> Iterator[Path]:
     """A folder for this session's servers, gone at the end; several sessions may run beside each other."""
-    folder = Path(tempfile.mkdtemp(dir=private_folder(HOME)))
+    folder = Path(tempfile.mkdtemp(dir=private_folder(HOME), prefix="with a space-"))
     with _lock_file(folder).open("w") as lock:
         try_lock(lock.fileno())
         try:

@@ -92,9 +92,10 @@ class Service:
     async def until_healthy(self) -> None:
         async def healthy() -> bool:
             try:
-                return (await self.client.get("/health")).status_code == 200
+                response = await self.client.get("/health")
             except httpx.TransportError:
                 return False
+            return response.status_code == 200
 
         async def knows_models() -> bool:
             return bool((await self.client.get("/models")).json().get("items"))
@@ -105,7 +106,7 @@ class Service:
     async def until_workers(self, count: int) -> None:
         async def alive() -> bool:
             workers = (await self.client.get("/workers")).json()["items"]
-            return sum(worker["alive"] for worker in workers) >= count
+            return len([worker for worker in workers if worker["alive"]]) >= count
 
         await until(alive, timeout=60, interval=0.1)
 
