@@ -69,7 +69,7 @@ class Bench(NamedTuple):
 
     async def projection(self) -> None:
         measured = await projection.measure(*await self.urls("projection"), ROUNDS)
-        show("projected events, bare consume and ack", *measured, "events/s", 0.5)
+        show("projected events, bare consume and ack", measured, "events/s", 0.5)
 
     async def http(self) -> None:
         async with self.service("http") as service:
@@ -81,7 +81,7 @@ class Bench(NamedTuple):
             await service.until_workers(1)
             show_memory(service, worker)
             measured = await fidelity.measure(service, PAIRS)
-            show("tokens through the service, generation alone", *measured, "tokens/s", 0.98)
+            show("tokens through the service, generation alone", measured, "tokens/s", 0.98)
 
 
 async def measure_http(service: Service, folder: Path) -> None:
@@ -93,16 +93,17 @@ async def measure_http(service: Service, folder: Path) -> None:
         (await requests.gets_of_a_job(service, job_id), await requests.gets_of_bytes(payload, folder))
         for _ in range(ROUNDS)
     ]
-    show("GET of one job, bare route with the same bytes", *zip(*gets, strict=True), "req/s", 0.35)
+    show("GET of one job, bare route with the same bytes", gets, "req/s", 0.35)
     posts = [
         (await requests.accepted_posts(service), await requests.bare_publishes(urls["LLM_BENCH_AMQP_URL"]))
         for _ in range(ROUNDS)
     ]
-    show("accepted POSTs, bare confirmed publishes", *zip(*posts, strict=True), "req/s", 0.4)
+    show("accepted POSTs, bare confirmed publishes", posts, "req/s", 0.4)
 
 
-def show(what: str, ours: Sequence[float], baseline: Sequence[float], unit: str, aim: float) -> None:
-    """The median of each side."""
+def show(what: str, pairs: Sequence[tuple[float, float]], unit: str, aim: float) -> None:
+    """The median of each side of the (ours, baseline) pairs."""
+    ours, baseline = zip(*pairs, strict=True)
     print(Row(what, statistics.median(ours), statistics.median(baseline), unit, aim).line(), flush=True)
 
 

@@ -46,13 +46,14 @@ async def result_of_a_job(service: Service) -> Json:
     return result
 
 
-async def measure(service: Service, pairs: int) -> tuple[list[float], list[float]]:
+async def measure(service: Service, pairs: int) -> list[tuple[float, float]]:
     """Alternating pairs after one that warms both up."""
-    through, alone = [], []
+    measured = []
     with bare_generation() as bare:
         prompt_tokens = (await result_of_a_job(service))["prompt_tokens"]
         await bare.tokens_per_second(prompt_tokens)
         for _ in range(pairs):
-            through.append((await result_of_a_job(service))["throughput"]["e2e_tps"]["mean"])
-            alone.append(await bare.tokens_per_second(prompt_tokens))
-    return through, alone
+            result = await result_of_a_job(service)
+            alone = await bare.tokens_per_second(prompt_tokens)
+            measured.append((float(result["throughput"]["e2e_tps"]["mean"]), alone))
+    return measured

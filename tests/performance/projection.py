@@ -85,9 +85,9 @@ async def _in_background(subscription: object, database: asyncpg.Pool, bus: Rabb
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def measure(broker_url: str, database_url: str, rounds: int = 5) -> tuple[list[float], list[float]]:
+async def measure(broker_url: str, database_url: str, rounds: int = 5) -> list[tuple[float, float]]:
     """Alternating rounds: events a second of the projection, and of the baseline."""
-    projected, bare = [], []
+    pairs = []
     async with (
         asyncpg.create_pool(database_url, min_size=1, max_size=4) as database,
         open_bus(broker_url, f"bench/{os.getpid()}") as bus,
@@ -96,6 +96,6 @@ async def measure(broker_url: str, database_url: str, rounds: int = 5) -> tuple[
             await migrate(connection)
         await bus.until_connected()
         for _ in range(rounds):
-            bare.append(await bare_rate(broker_url, await publish_runs(bus)))
-            projected.append(await projected_rate(bus, database, await publish_runs(bus)))
-    return projected, bare
+            bare = await bare_rate(broker_url, await publish_runs(bus))
+            pairs.append((await projected_rate(bus, database, await publish_runs(bus)), bare))
+    return pairs
