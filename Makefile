@@ -15,11 +15,12 @@ run: $(STAMP) ## set up and start everything, run the example benchmark, keep se
 test: $(STAMP) ## all tests, with a real RabbitMQ and a real PostgreSQL
 	$(BIN)/python -m pytest
 
-check: $(STAMP) ## format, lint, types, imports
+check: $(STAMP) ## format, lint, types, imports, the compose file
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m check_jsonschema --builtin-schema vendor.compose-spec compose.yaml
 
 format: $(STAMP) ## put the code into the house's form
 	$(BIN)/python -m ruff format .

@@ -2,6 +2,9 @@
 
 import logging
 import sys
+from typing import Literal
+
+Level = Literal["debug", "info", "warning", "error"]
 
 _OWN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -17,7 +20,7 @@ class Line(logging.Formatter):
         return f"{first} {extra}".rstrip() + trace
 
 
-def configure(level: str) -> None:
+def configure(level: Level) -> None:
     """Log to standard error from now on; the broker's library only from warnings up."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Line())

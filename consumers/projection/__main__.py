@@ -31,12 +31,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     amqp_url: str = "amqp://guest:guest@127.0.0.1:5672/"
     retention_days: float = 0.0
     worker_silence_s: float = WORKER_SILENCE_S
-    log_level: str = "info"
+    log_level: logs.Level = "info"
 
 
 class MigrationSettings(Struct, frozen=True, kw_only=True):
     database_url: str
-    log_level: str = "info"
+    log_level: logs.Level = "info"
 
 
 async def prepare(database: asyncpg.Pool) -> None:
