@@ -62,6 +62,9 @@ class Subscription(Protocol):
     async def acknowledge_batch(self, deliveries: list[Delivery]) -> None:
         """Acknowledge these at once; those that are lost come again."""
 
+    async def take_no_more(self) -> None:
+        """From now on nothing arrives; what is held stays ours until it is settled."""
+
 
 class Queue(Struct, frozen=True, kw_only=True):
     """A queue of the topology. A private one lives and ends with the connection that reads it."""
@@ -87,19 +90,30 @@ class Bus(Protocol):
 
 
 Handler = Callable[[Envelope, AnyEvent, Delivery], Awaitable[Settlement]]
+OnUndecodable = Callable[[Undecodable, Delivery], Awaitable[None]]
 
 
-async def handle(delivery: Delivery, handler: Handler) -> None:
+async def handle(delivery: Delivery, handler: Handler, on_undecodable: OnUndecodable | None = None) -> None:
     """Decode, handle and settle one delivery. The one place where a message is settled by its outcome.
 
-    A body that is no event is parked; an error that nobody named gives the message back for another attempt.
+    A body that is no event is parked, after `on_undecodable` had its say; an error that nobody named gives the
+    message back for another attempt.
     """
     try:
-        envelope, event = decode(delivery.body)
-        settlement, reason = await handler(envelope, event, delivery), ""
-    except Undecodable as error:
-        settlement, reason = Settlement.PARK, f"undecodable: {error}"
+        settlement, reason = await _outcome(delivery, handler, on_undecodable)
     except Exception as error:  # the one function that settles messages
         logger.exception("message could not be handled", extra={"queue": delivery.queue, "attempt": delivery.attempt})
         settlement, reason = Settlement.REQUEUE, repr(error)
     await delivery.settle(settlement, reason)
+
+
+async def _outcome(
+    delivery: Delivery, handler: Handler, on_undecodable: OnUndecodable | None
+) -> tuple[Settlement, str]:
+    try:
+        envelope, event = decode(delivery.body)
+        return await handler(envelope, event, delivery), ""
+    except Undecodable as error:
+        if on_undecodable is not None:
+            await on_undecodable(error, delivery)
+        return Settlement.PARK, f"undecodable: {error}"

@@ -58,7 +58,8 @@ async def _connect(url: str, name: str) -> AbstractConnection:
     target = URL(url)
     if "heartbeat" not in target.query:
         target = target.update_query(heartbeat=str(HEARTBEAT_S))
-    return await aio_pika.connect(target, timeout=CONNECT_TIMEOUT_S, client_properties={"connection_name": name})
+    async with asyncio.timeout(CONNECT_TIMEOUT_S):  # its own timeout can swallow a cancellation on Python 3.11
+        return await aio_pika.connect(target, timeout=None, client_properties={"connection_name": name})
 
 
 def _report(error: BaseException, url: str, name: str) -> None:

@@ -69,6 +69,9 @@ class MemorySubscription:
         for delivery in deliveries:
             await delivery.settle(Settlement.ACK)
 
+    async def take_no_more(self) -> None:
+        self._prefetch = 0
+
     def settle(self, delivery: MemoryDelivery, settlement: Settlement, reason: str) -> None:
         if settlement is Settlement.PARK:
             self._bus.parked.append((delivery.body, reason))

@@ -2,13 +2,21 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from uuid import UUID, uuid4
 
 from aio_pika import DeliveryMode, Message
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractIncomingMessage, HeadersType
+from aio_pika.abc import (
+    AbstractChannel,
+    AbstractConnection,
+    AbstractExchange,
+    AbstractIncomingMessage,
+    AbstractQueue,
+    HeadersType,
+)
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, PublishError
 
 from events.bus import BrokerUnavailable, Delivery, OutcomeUnknown, Queue, Settlement, Unroutable
@@ -73,6 +81,8 @@ class RabbitSubscription:
         self._prefetch = prefetch
         self._arrived: asyncio.Queue[RabbitDelivery] = asyncio.Queue()
         self._open: set[RabbitDelivery] = set()
+        self._cancel: Callable[[], Awaitable[object]] | None = None
+        self._finished = False
         self.reading = asyncio.Event()
 
     async def next(self) -> Delivery:
@@ -103,12 +113,25 @@ class RabbitSubscription:
             exchange = await declare(channel)
             await channel.set_qos(prefetch_count=self._prefetch)
             queue = await declare_queue(channel, exchange, self.queue)
-            await queue.consume(self._arrive)
-            self.reading.set()
+            await self._read(queue)
             await until_closed(connection, channel, ended)
         finally:
             self.reading.clear()
+            self._cancel = None
             self._lose_all()
+
+    async def take_no_more(self) -> None:
+        self._finished = True
+        if self._cancel is not None:
+            with suppress(*CONNECTION_EXCEPTIONS):  # a lost link brings nothing more either
+                await self._cancel()
+
+    async def _read(self, queue: AbstractQueue) -> None:
+        if self._finished:
+            return
+        tag = await queue.consume(self._arrive)
+        self._cancel = partial(queue.cancel, tag)
+        self.reading.set()
 
     async def _arrive(self, message: AbstractIncomingMessage) -> None:
         delivery = RabbitDelivery(self, message)

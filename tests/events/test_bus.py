@@ -124,6 +124,20 @@ async def test_a_reader_holds_no_more_than_its_prefetch(bus: Bus) -> None:
     assert len({event.body_hash for event in held if hasattr(event, "body_hash")}) == 2
 
 
+async def test_a_reader_that_takes_no_more_keeps_what_it_holds_and_leaves_the_rest_uncounted(bus: Bus) -> None:
+    for number in range(2):
+        await bus.publish(requested(body_hash=str(number)))
+
+    async with bus.subscribe(pool_queue("cpu"), prefetch=1) as leaving:
+        held, _ = await next_event(leaving)
+        await leaving.take_no_more()
+        await held.settle(Settlement.ACK)
+        async with bus.subscribe(pool_queue("cpu"), prefetch=1) as staying:
+            other, event = await next_event(staying)
+
+    assert (event, other.attempt) == (requested(body_hash="1"), 1)
+
+
 async def test_a_batch_takes_what_has_arrived_and_is_acknowledged_at_once(bus: Bus) -> None:
     for number in range(5):
         await bus.publish(progressed(seq=number))

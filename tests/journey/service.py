@@ -156,7 +156,7 @@ class Service:
                 if not line and "data" in event:
                     yield event | {"data": json.loads(event["data"])}
                     event = {}
-                elif line and not line.startswith(":"):
+                elif line and not line.startswith((":", "retry:")):
                     field, _, value = line.partition(": ")
                     event[field] = value
 

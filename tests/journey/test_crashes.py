@@ -9,7 +9,7 @@ from embedded.postgres import RunningPostgres
 from tests.journey.service import Service
 from tests.waiting import until
 
-LONG = {"iterations": 400, "max_tokens": 50}
+LONG = {"iterations": 120, "max_tokens": 50}
 
 
 async def test_a_worker_that_dies_gives_the_job_a_second_attempt(service: Service) -> None:

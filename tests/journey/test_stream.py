@@ -44,7 +44,7 @@ async def test_a_stream_that_has_seen_the_end_has_nothing_more(service: Service)
 
 async def test_a_stream_of_two_attempts_shows_both_and_one_end(service: Service) -> None:
     worker = service.start_worker()
-    job_id = await service.submit(iterations=400, max_tokens=50)
+    job_id = await service.submit(iterations=120, max_tokens=50)
     await service.until_measuring(job_id)
     worker.kill()
     service.start_worker()
