@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -15,12 +16,14 @@ import psutil
 import pytest
 
 from embedded.ports import free_ports
+from embedded.postgres import data_folder
 from embedded.showcase import EXAMPLE
 from tests.journey.service import ROOT
 from tests.waiting import until
 
 Json = dict[str, Any]
 
+DATA = "data with a space"
 PUBLIC_CONTRACT = ["job_id", "model", "task", "duration", "tokens_generated", "output", "hardware_metrics"]
 FIRST_METRICS = ["cpu_usage_percent", "ram_usage_gb", "gpu_usage_percent", "vram_usage_gb"]
 REST_OF_THE_RESULT = {
@@ -49,7 +52,7 @@ class Command:
     def __init__(self, folder: Path, **environment: str) -> None:
         [port] = free_ports([None])
         folder.mkdir(exist_ok=True)
-        self.data = folder / "data with a space"
+        self.data = folder / DATA
         self.url = f"http://127.0.0.1:{port}"
         self.log = folder / f"output-{port}"
         given = {"LLM_BENCH_DATA": str(self.data), "LLM_BENCH_PORT": str(port), "HF_HUB_OFFLINE": "1"} | environment
@@ -90,8 +93,10 @@ def lives(process: psutil.Process) -> bool:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("newcomer")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("newcomer")
+    yield folder
+    shutil.rmtree(data_folder(folder / DATA / "postgres"), ignore_errors=True)  # root's is not in our folder
 
 
 @pytest.fixture(scope="module")
