@@ -1,0 +1,1 @@
+"""What people talk to: a REST API and its event streams. It publishes facts, and reads what the projection wrote."""

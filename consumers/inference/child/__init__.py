@@ -1,0 +1,1 @@
+"""What runs in the measured process: the only place that imports torch and transformers."""

@@ -1,0 +1,1 @@
+"""What is seen of the machine from outside the measured process."""
