@@ -150,7 +150,7 @@ class BenchmarkResult(Struct, frozen=True, kw_only=True):
     """
 
     duration: float
-    tokens_generated: float
+    tokens_generated: int | float
     prompt_tokens: int
     output: str
     finish_reason: FinishReason

@@ -1,6 +1,7 @@
 """A run's result from what was measured; why figures are missing, what to be careful about, and how much fits."""
 
 from collections.abc import Sequence
+from statistics import mean
 from typing import Any
 
 from msgspec import Struct
@@ -41,7 +42,7 @@ def result_of(m: Measurement) -> BenchmarkResult:
     first, tokens = iterations[0], sum(one.tokens_generated for one in iterations)
     result = BenchmarkResult(
         duration=sum(one.e2e_ms for one in iterations) / len(iterations) / 1000,
-        tokens_generated=tokens / len(iterations),
+        tokens_generated=mean(one.tokens_generated for one in iterations),
         prompt_tokens=first.prompt_tokens,
         output=first.output,
         finish_reason=first.finish_reason,

@@ -210,6 +210,16 @@ async def insert_model(connection: Connection, model: ModelDefinition, registere
     )
 
 
+async def select_model_ids(connection: Connection) -> set[str]:
+    """Retired ones included."""
+    return {row["model_id"] for row in await connection.fetch("SELECT model_id FROM models")}
+
+
+async def select_dataset_ids(connection: Connection) -> set[str]:
+    """Retired ones included."""
+    return {row["dataset_id"] for row in await connection.fetch("SELECT dataset_id FROM datasets")}
+
+
 async def retire_model(connection: Connection, model_id: str, retired_at: datetime) -> None:
     await connection.execute("UPDATE models SET retired_at = $2 WHERE model_id = $1", model_id, retired_at)
 

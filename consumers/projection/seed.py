@@ -9,7 +9,6 @@ from consumers.projection import queries
 from events.benchmark import DatasetDefinition, ModelDefinition
 
 FOLDER = Path(__file__).parent / "catalogue"
-LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def seed_models() -> list[ModelDefinition]:
@@ -21,9 +20,13 @@ def seed_datasets() -> list[DatasetDefinition]:
 
 
 async def seed(connection: queries.Connection) -> None:
-    """Insert what is missing. Dated long ago, so that it never undoes a retirement."""
+    """Insert what is missing."""
+    now = datetime.now(UTC)
     async with connection.transaction():
+        models, datasets = await queries.select_model_ids(connection), await queries.select_dataset_ids(connection)
         for model in seed_models():
-            await queries.insert_model(connection, model, LONG_AGO)
+            if model.model_id not in models:
+                await queries.insert_model(connection, model, now)
         for dataset in seed_datasets():
-            await queries.insert_dataset(connection, dataset, LONG_AGO)
+            if dataset.dataset_id not in datasets:
+                await queries.insert_dataset(connection, dataset, now)
