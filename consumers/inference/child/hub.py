@@ -23,6 +23,10 @@ class NotToBeHad(Exception):
     """The pretrained weights of a model are neither on the hub nor in the cache; the sentence says why."""
 
 
+# with the errors of whichever HTTP library the hub's client is built on
+TROUBLE: tuple[type[BaseException], ...] = (NotToBeHad, OSError, ValueError, *HfHubHTTPError.__bases__)
+
+
 class Snapshot(Struct, frozen=True, kw_only=True):
     """A repository at one commit, `revision`, and its config.json."""
 
@@ -44,7 +48,7 @@ class Hub:
         try:
             revision = self._commit(model)
             config = hf_hub_download(model.repository, "config.json", revision=revision)
-        except (NotToBeHad, OSError) as error:
+        except TROUBLE as error:
             folder = _cached(model.repository, model.revision)
             if folder is None:
                 raise NotToBeHad(f"{_sentence(error)}, and the cache of this machine does not have it") from error
@@ -64,7 +68,7 @@ class Hub:
                     snapshot.repository, revision=snapshot.revision, allow_patterns=FILES, ignore_patterns=NOT_NEEDED
                 )
             )
-        except (OSError, ValueError) as error:
+        except TROUBLE as error:
             raise NotToBeHad(f"the download from the hub failed: {_sentence(error)}") from error
 
     def _commit(self, model: ModelDefinition) -> str:

@@ -15,6 +15,7 @@ from tests.builders import a_model
 from tests.consumers.inference.conftest import REPOSITORY, REVISION
 
 PRETRAINED = ModelDefinition(model_id="tiny", repository=REPOSITORY)
+LONG_WINDED = {"model_type": "gpt2", "n_layer": 1, "n_head": 1, "n_embd": 8, "n_positions": 16_384, "vocab_size": 500}
 CHATTY = {"model_type": "gpt2", "n_layer": 1, "n_head": 1, "n_embd": 8, "n_positions": 256, "vocab_size": 20}
 
 
@@ -198,8 +199,8 @@ async def test_fields_that_name_code_to_fetch_are_not_followed(engine: ChildEngi
 
 
 async def test_a_process_killed_in_mid_run_is_named_and_replaced(engine: ChildEngine) -> None:
-    await loaded(engine)
-    running = asyncio.create_task(engine.generate(generate(max_tokens=450), _kill(engine.pid)))
+    await loaded(engine, model=a_model(architecture=LONG_WINDED))
+    running = asyncio.create_task(engine.generate(generate(max_tokens=16_000), _kill(engine.pid)))
     before = engine.pid
 
     with pytest.raises(ChildDied) as raised:
@@ -216,12 +217,12 @@ def _kill(pid: int) -> Any:
 
 
 async def test_a_cancelled_call_kills_its_process_before_the_next_one_starts(engine: ChildEngine) -> None:
-    await loaded(engine)
+    await loaded(engine, model=a_model(architecture=LONG_WINDED))
     before = engine.pid
 
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
-            await generated(engine, max_tokens=450)
+            await generated(engine, max_tokens=16_000)
     await engine.start()
 
     assert (engine.pid != before, _lives(before)) == (True, False)

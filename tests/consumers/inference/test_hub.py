@@ -48,6 +48,12 @@ class SmallHub(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _find(self, path: str) -> bytes | None:
+        if path.startswith(f"/api/models/{REPOSITORY}/tree"):
+            tree = [
+                {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": "0" * 40}
+                for file in self.folder.iterdir()
+            ]
+            return json.dumps(tree).encode()
         if path.startswith(f"/api/models/{REPOSITORY}"):
             files = [{"rfilename": file.name} for file in self.folder.iterdir()]
             return json.dumps({"id": REPOSITORY, "sha": REVISION, "siblings": files}).encode()
