@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-import app.__main__
+import app.application
 import consumers.inference.__main__
 import consumers.projection.__main__
 import embedded.settings
@@ -15,7 +15,7 @@ from events.settings import PREFIX
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SETTINGS = (
-    app.__main__.Settings,
+    app.application.Settings,
     consumers.inference.__main__.Settings,
     consumers.projection.__main__.Settings,
     embedded.settings.Settings,

@@ -1,12 +1,12 @@
 """What can be foreseen to go wrong has a name, says what to do, and leaves the worker ready for the next job."""
 
-from tests.journey.service import Service
+from tests.journey.service import Json, Service
 
 
 async def test_what_cannot_be_run_fails_by_name_and_the_next_job_runs(service: Service) -> None:
     service.start_worker()
     await service.client.post("/models", json={"model_id": "nobody/has-this"})
-    cases = {
+    cases: dict[str, Json] = {
         "model_unavailable": {"model_id": "nobody/has-this"},
         "prompt_too_long": {"prompt": "word " * 2000},
         "gpu_unavailable": {"device": "cuda", "use_gpu": True},
