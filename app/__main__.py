@@ -72,11 +72,17 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
     async with open_database(settings.database_url) as database, open_bus(settings.amqp_url, source) as bus:
         app = create_app(bus, database, settings)
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=PATIENCE_S
+            app,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=PATIENCE_S,
         )
         host, port = listener.getsockname()[:2]
         logger.info("listening", extra={"host": host, "port": port})
         await Server(config, app).serve([listener])
+    logger.info("stopped")
 
 
 def main() -> int:

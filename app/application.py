@@ -1,6 +1,7 @@
 """The app, put together from its parts."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -9,13 +10,15 @@ from litestar.di import Provide
 from msgspec import Struct
 
 from app.parts import Parts, assemble
-from app.routes import benchmarks, datasets, events, health, measurements, models, workers
+from app.routes import benchmarks, datasets, events, gauges, health, measurements, models, workers
 from app.state.database import Database
-from app.web import documentation
-from app.web.edge import allow_origins, answer_head
+from app.web import asyncapi, documentation
+from app.web.edge import allow_origins, answer_head, answer_options
 from app.web.problems import answer_problem
 from events import logs
 from events.bus import Bus
+
+logger = logging.getLogger(__name__)
 
 LARGEST_BODY = 1_048_576
 ROOMS = (benchmarks, measurements, events, models, datasets, workers, health)
@@ -36,7 +39,12 @@ def create_app(bus: Bus, database: Database, settings: Settings) -> Litestar:
     """Needs neither the broker nor the database to be there yet."""
     parts = assemble(bus, database)
     app = Litestar(
-        [Router("/api/v1", route_handlers=[route for room in ROOMS for route in room.ROUTES]), *documentation.ROUTES],
+        [
+            Router("/api/v1", route_handlers=[route for room in ROOMS for route in room.ROUTES]),
+            *gauges.ROUTES,
+            *documentation.ROUTES,
+            *asyncapi.ROUTES,
+        ],
         dependencies={"parts": Provide(lambda: parts, sync_to_thread=False)},
         exception_handlers={Exception: answer_problem},
         lifespan=[lambda _: _learning(parts)],
@@ -45,7 +53,7 @@ def create_app(bus: Bus, database: Database, settings: Settings) -> Litestar:
         request_max_body_size=LARGEST_BODY,
     )
     app.state.parts = parts
-    app.asgi_handler = answer_head(allow_origins(app.asgi_handler, settings.cors_origins))
+    app.asgi_handler = allow_origins(answer_options(answer_head(app.asgi_handler)), settings.cors_origins)
     return app
 
 
@@ -60,9 +68,17 @@ async def _learning(parts: Parts) -> AsyncIterator[None]:
     tasks = [
         asyncio.create_task(work()) for work in (parts.log.follow, parts.catalogue.keep_fresh, parts.fleet.keep_fresh)
     ]
+    for task in tasks:
+        task.add_done_callback(_report_end)
     try:
         yield
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _report_end(task: "asyncio.Task[None]") -> None:
+    """None of them ends by itself: without one the app goes on, and knows less."""
+    if not task.cancelled():
+        logger.error("background work ended", exc_info=task.exception())

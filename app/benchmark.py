@@ -86,6 +86,17 @@ class BenchmarkRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = {}
 
 
+EXAMPLE = {
+    "model_id": "gpt2",
+    "prompt": "Why is the sky blue?",
+    "task": "text-generation",
+    "max_tokens": 50,
+    "temperature": 0.7,
+    "top_p": 0.9,
+    "use_gpu": True,
+}
+
+
 def benchmark_rule(valid: Mapping[str, Any]) -> Iterator[FieldError]:
     if "prompt" in valid and (problem := prompt_problem(valid["prompt"])):
         yield FieldError("prompt", problem)
@@ -114,7 +125,7 @@ def _budget(valid: Mapping[str, Any]) -> Iterator[FieldError]:
             yield from (FieldError(name, message) for name in names)
 
 
-FORM = Form(BenchmarkRequest, benchmark_rule, PLANNED)
+FORM = Form(BenchmarkRequest, benchmark_rule, planned=PLANNED)
 
 
 def spec_of(request: BenchmarkRequest, model: ModelDefinition) -> BenchmarkSpec:

@@ -4,18 +4,17 @@ import asyncio
 import hashlib
 import json
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import aio_pika
 import msgspec
 from aio_pika.exceptions import AMQPError
 
-from embedded.packages import RabbitMQ, find_rabbitmq
+from embedded.packages import RabbitMQ
 from embedded.ports import free_ports, why_not
 from embedded.private import private_folder, write_private
-from embedded.processes import Process, Program, Record, Say, running, until_ready
+from embedded.processes import Program
 
 USER = "llmbench"
 STARTS_WITHIN_S = 90.0
@@ -92,52 +91,6 @@ class Broker(msgspec.Struct, frozen=True):
         said, _ = await call.communicate(f"{expression}\n".encode())
         if call.returncode or not said.startswith(b"{ok,"):
             raise RuntimeError(f"the broker refused {expression!r}: {said.decode(errors='replace')}")
-
-
-class RunningBroker:
-    """A node to use, to kill and to start again."""
-
-    def __init__(self, broker: Broker, process: Process) -> None:
-        self._broker = broker
-        self.process = process
-
-    @property
-    def url(self) -> str:
-        return self._broker.url
-
-    async def create_vhost(self, name: str) -> str:
-        """Its URL; takes milliseconds."""
-        return await self._broker.create_vhost(name)
-
-    async def delete_vhost(self, name: str) -> None:
-        await self._broker.delete_vhost(name)
-
-    async def evaluate(self, expression: str) -> None:
-        """Run an Erlang expression in the node; it ends with a full stop."""
-        await self._broker.evaluate(expression)
-
-    async def kill(self) -> None:
-        await self.process.kill()
-
-    async def stop(self) -> None:
-        await self.process.stop()
-
-    async def start(self) -> None:
-        await self.process.start()
-        await until_ready(self.process, self._broker.answers, STARTS_WITHIN_S)
-
-    async def restart(self) -> None:
-        await self.stop()
-        await self.start()
-
-
-@asynccontextmanager
-async def running_broker(folder: Path, record: Record, say: Say) -> AsyncIterator[RunningBroker]:
-    """A node on the data in `folder`, ready for use; ended, with its epmd, at the end."""
-    broker = prepare_broker(folder, await find_rabbitmq(say), folder)
-    async with running(broker.epmd, record), running(broker.server, record) as process:
-        await until_ready(process, broker.answers, STARTS_WITHIN_S)
-        yield RunningBroker(broker, process)
 
 
 def prepare_broker(folder: Path, rabbitmq: RabbitMQ, logs: Path) -> Broker:

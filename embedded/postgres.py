@@ -19,7 +19,7 @@ import asyncpg
 import msgspec
 
 from embedded.private import private_folder, write_private
-from embedded.processes import Account, Process, Program, Record, Say, end, identify, run, running, until_ready
+from embedded.processes import Account, Program, Say, end, identify, run
 
 USER = DATABASE = "llmbench"
 STARTS_WITHIN_S = 60.0
@@ -86,52 +86,6 @@ class Postgres(msgspec.Struct, frozen=True):
             await connection.execute(statement)
         finally:
             await connection.close()
-
-
-class RunningPostgres:
-    """A server to use, to kill and to start again."""
-
-    def __init__(self, postgres: Postgres, process: Process) -> None:
-        self._postgres = postgres
-        self.process = process
-
-    @property
-    def url(self) -> str:
-        return self._postgres.url
-
-    async def create_database(self, name: str) -> str:
-        """Its URL."""
-        await self._postgres.execute(f'CREATE DATABASE "{name}"')
-        return self._postgres.url_of(name)
-
-    async def drop_database(self, name: str) -> None:
-        """Whoever is still connected is cut off."""
-        await self._postgres.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-
-    async def kill(self) -> None:
-        await self.process.kill()
-
-    async def stop(self) -> None:
-        await self.process.stop()
-
-    async def start(self) -> None:
-        await self.process.start()
-        await until_ready(self.process, self._postgres.answers, STARTS_WITHIN_S)
-
-    async def restart(self) -> None:
-        await self.stop()
-        await self.start()
-
-
-@asynccontextmanager
-async def running_postgres(folder: Path, record: Record, say: Say) -> AsyncIterator[RunningPostgres]:
-    """A server on the data that belongs to `folder`, ready for use; ended at the end."""
-    async with (
-        prepared_postgres(folder, private_folder(folder), say) as postgres,
-        running(postgres.server, record) as process,
-    ):
-        await until_ready(process, postgres.answers, STARTS_WITHIN_S)
-        yield RunningPostgres(postgres, process)
 
 
 @asynccontextmanager

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from embedded.broker import RunningBroker
-from embedded.postgres import RunningPostgres
 from tests import servers
+from tests.servers import RunningBroker, RunningPostgres
 
 
 @pytest.fixture(scope="session")

@@ -4,15 +4,17 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-from embedded.broker import RunningBroker, running_broker
-from embedded.postgres import RunningPostgres, data_folder, running_postgres
+from embedded.broker import Broker, prepare_broker
+from embedded.packages import find_rabbitmq
+from embedded.postgres import Postgres, data_folder, prepared_postgres
 from embedded.private import private_folder, try_lock
-from embedded.processes import Record, end_leftovers
+from embedded.processes import Process, Record, Say, end_leftovers, running, until_ready
 
+STARTS_WITHIN_S = 90.0
 HOME = Path(__file__).parents[1] / ".cache/servers"
 
 _numbers = itertools.count(1)
@@ -44,6 +46,73 @@ async def end_abandoned_sessions() -> None:
             for record in sorted(folder.glob("*.json")):
                 await end_leftovers(Record(record), say=print)
             remove(folder)
+
+
+class RunningServer:
+    """A server to kill and to start again."""
+
+    def __init__(self, process: Process, answers: Callable[[], Awaitable[bool]]) -> None:
+        self.process = process
+        self._answers = answers
+
+    async def kill(self) -> None:
+        await self.process.kill()
+
+    async def stop(self) -> None:
+        await self.process.stop()
+
+    async def start(self) -> None:
+        await self.process.start()
+        await until_ready(self.process, self._answers, STARTS_WITHIN_S)
+
+    async def restart(self) -> None:
+        await self.stop()
+        await self.start()
+
+
+class RunningBroker(RunningServer):
+    def __init__(self, broker: Broker, process: Process) -> None:
+        super().__init__(process, broker.answers)
+        self.url = broker.url
+        self.create_vhost = broker.create_vhost
+        self.delete_vhost = broker.delete_vhost
+        self.evaluate = broker.evaluate
+
+
+class RunningPostgres(RunningServer):
+    def __init__(self, postgres: Postgres, process: Process) -> None:
+        super().__init__(process, postgres.answers)
+        self.url = postgres.url
+        self._postgres = postgres
+
+    async def create_database(self, name: str) -> str:
+        """Its URL."""
+        await self._postgres.execute(f'CREATE DATABASE "{name}"')
+        return self._postgres.url_of(name)
+
+    async def drop_database(self, name: str) -> None:
+        """Whoever is still connected is cut off."""
+        await self._postgres.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@asynccontextmanager
+async def running_broker(folder: Path, record: Record, say: Say) -> AsyncIterator[RunningBroker]:
+    """A node on the data in `folder`, ready for use; ended, with its epmd, at the end."""
+    broker = prepare_broker(folder, await find_rabbitmq(say), folder)
+    async with running(broker.epmd, record), running(broker.server, record) as process:
+        await until_ready(process, broker.answers, STARTS_WITHIN_S)
+        yield RunningBroker(broker, process)
+
+
+@asynccontextmanager
+async def running_postgres(folder: Path, record: Record, say: Say) -> AsyncIterator[RunningPostgres]:
+    """A server on the data that belongs to `folder`, ready for use; ended at the end."""
+    async with (
+        prepared_postgres(folder, private_folder(folder), say) as postgres,
+        running(postgres.server, record) as process,
+    ):
+        await until_ready(process, postgres.answers, STARTS_WITHIN_S)
+        yield RunningPostgres(postgres, process)
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 from msgspec import Meta, Struct
 
-from app.benchmark import FORM, BenchmarkRequest, spec_of
+from app.benchmark import EXAMPLE, FORM, BenchmarkRequest, spec_of
 from app.job import BENCHMARKS, Job, JobPage, Outcome, Status, render_accepted, render_job, render_page
 from app.parts import AnyRequest, Parts
 from app.state import queries
@@ -57,6 +57,7 @@ _canonical = msgspec.json.Encoder(order="sorted")
     opt=documented(
         headers=(Header("Idempotency-Key", "1 to 255 printable ASCII characters; same key and body, same job"),),
         body={JSON: BenchmarkRequest},
+        example=EXAMPLE,
         answers={202: {JSON: Job}},
         answer_headers=(Header("Location", "Where the job is found"),),
         raises=(

@@ -17,7 +17,7 @@ from app.parts import AnyRequest, Parts
 from app.state import queries
 from app.state.database import DatabaseUnavailable
 from app.web.documentation import Header, documented
-from app.web.problems import BODY_PROBLEMS, DefinedOtherwise, FieldError, Invalid, UnknownThing
+from app.web.problems import BODY_PROBLEMS, DefinedOtherwise, FieldError, Invalid, UnknownThing, Unreadable
 from app.web.reading import (
     ENTRY_ID,
     JSON,
@@ -163,11 +163,18 @@ async def register_dataset(request: AnyRequest, parts: NamedDependency[Parts]) -
 
 
 def _read_lines(query: LinesQuery, body: bytes) -> RawDataset:
-    rows = [parse_json(line) for line in body.splitlines() if line.strip()]
-    given = {"dataset_id": query.dataset_id, "description": query.description or "", "rows": rows}
     if query.dataset_id is None:
         raise Invalid([FieldError("dataset_id", "is required in the query of JSON Lines", "missing")])
-    return FORM.convert(given)
+    lines = [line for line in body.split(b"\n") if line.strip()]
+    rows = [_read_line(index, line) for index, line in enumerate(lines)]
+    return FORM.convert({"dataset_id": query.dataset_id, "description": query.description or "", "rows": rows})
+
+
+def _read_line(index: int, line: bytes) -> Any:
+    try:
+        return parse_json(line)
+    except Unreadable as error:
+        raise Invalid([FieldError(f"rows[{index}]", str(error))]) from error
 
 
 def _definition(asked: RawDataset) -> DatasetDefinition:

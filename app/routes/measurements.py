@@ -77,7 +77,7 @@ async def get_metrics(request: AnyRequest, job_id: FromPath[str], parts: NamedDe
     run = await _measured_run(parts, job)
     samples = await _samples(parts, run, query.max_points)
     if query.format == "csv" or (query.format is None and wants(request, CSV)):
-        return Response(_csv(samples), media_type=f"{CSV}; charset=utf-8")
+        return Response(_csv(samples), media_type=CSV)
     metrics = Metrics(
         job_id=job,
         run_id=run.get("run_id"),

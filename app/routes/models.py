@@ -58,7 +58,7 @@ def model_rule(valid: Mapping[str, Any]) -> Iterator[FieldError]:
         yield FieldError("architecture", f"has more than {LARGEST_ARCHITECTURE} bytes of JSON")
 
 
-FORM = Form(ModelRequest, model_rule)
+FORM = Form(ModelRequest, model_rule, free=True)
 
 
 class Model(ModelDefinition, frozen=True, kw_only=True):

@@ -93,8 +93,9 @@ class Log:
                     await self._catch_up_and_listen(connection)
             except AWAY as error:
                 logger.warning("log cannot be followed", extra={"error": str(error) or repr(error), "pause_s": pause})
-            pause = SHORTEST_PAUSE_S if self.following else min(LONGEST_PAUSE_S, pause * 2)
-            self.following = False
+            finally:
+                followed, self.following = self.following, False
+            pause = SHORTEST_PAUSE_S if followed else min(LONGEST_PAUSE_S, pause * 2)
             await asyncio.sleep(pause)
 
     async def _catch_up_and_listen(self, connection: asyncpg.Connection) -> None:

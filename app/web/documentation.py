@@ -59,6 +59,7 @@ class Operation(Struct, frozen=True, kw_only=True):
     query: type[Struct] | None = None
     headers: tuple[Header, ...] = ()
     body: Mapping[str, Any] = {}
+    example: Mapping[str, Any] | None = None
     answers: Mapping[int, Mapping[str, Any]]
     answer_headers: tuple[Header, ...] = ()
     raises: tuple[type[Exception], ...] = ()
@@ -115,7 +116,10 @@ def _operation(
     if handler.description:
         described["description"] = handler.description
     if operation.body:
-        described["requestBody"] = {"required": True, "content": _content(operation.body, schema_of)}
+        content = _content(operation.body, schema_of)
+        if operation.example is not None:
+            content[JSON]["example"] = operation.example
+        described["requestBody"] = {"required": True, "content": content}
     return described
 
 

@@ -21,7 +21,7 @@ from app.web.problems import FieldError, Invalid, Unreadable, UnsupportedOption,
 JSON = "application/json"
 JSON_LINES = ("application/jsonl", "application/x-ndjson")
 
-ENTRY_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$"
+ENTRY_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$(?!\n)"  # in Python `$` lets a line break pass
 LONGEST_ENTRY_ID = 200
 
 MOST_ERRORS = 100
@@ -41,19 +41,23 @@ def no_rule(_valid: Mapping[str, Any]) -> Iterator[FieldError]:
 class Form(Generic[Schema]):
     """What may be sent. `rule` sees the fields that are valid by their type, and tells what is wrong beyond that.
 
-    `planned` are the options that are known and not built yet.
+    `planned` are the options that are known and not built yet. `free` fields hold JSON of any shape, which is always
+    looked through.
     """
 
-    def __init__(self, schema: type[Schema], rule: Rule = no_rule, planned: Iterable[str] = ()) -> None:
+    def __init__(
+        self, schema: type[Schema], rule: Rule = no_rule, *, planned: Iterable[str] = (), free: bool = False
+    ) -> None:
         self.schema = schema
         self._rule = rule
         self._planned = frozenset(planned)
+        self._free = free
         self.fields = {field.encode_name: field for field in msgspec.structs.fields(schema)}
         self._decoder = msgspec.json.Decoder(schema)
 
     def read(self, body: bytes) -> Schema:
         """Raises Unreadable, Invalid or UnsupportedOption."""
-        if b"\\u0000" not in body:
+        if not self._free and b"\\u0000" not in body:
             try:
                 read = self._decoder.decode(body)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

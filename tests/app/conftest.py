@@ -4,10 +4,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from embedded.postgres import RunningPostgres
 from tests.app import serving
 from tests.app.serving import Api
-from tests.servers import fresh_name
+from tests.servers import RunningPostgres, fresh_name
 
 
 @pytest.fixture(scope="session")

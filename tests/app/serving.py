@@ -1,6 +1,8 @@
 """The app on a real port, over the bus in memory, a real database, and the real projection between them."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
@@ -13,6 +15,7 @@ from litestar import Litestar
 
 from app.__main__ import Server, listen
 from app.application import Settings, create_app
+from app.benchmark import EXAMPLE
 from app.parts import Parts
 from app.state.database import open_database
 from app.web.documentation import describe
@@ -23,16 +26,6 @@ from events.bus import Bus
 from events.bus.memory import MemoryBus
 from events.bus.topology import PROJECTION
 from tests.waiting import until
-
-EXAMPLE = {
-    "model_id": "gpt2",
-    "prompt": "Why is the sky blue?",
-    "task": "text-generation",
-    "max_tokens": 50,
-    "temperature": 0.7,
-    "top_p": 0.9,
-    "use_gpu": True,
-}
 
 
 class Api:
@@ -168,16 +161,18 @@ def wrong_fields(answer: httpx.Response) -> set[str]:
     return {error["field"] for error in problem(answer)["errors"]}
 
 
-async def end_sessions_of_the_app(database_url: str) -> None:
-    """What a database that restarts does to them."""
+async def signal_sessions_of_the_app(database_url: str, number: signal.Signals) -> None:
+    """End, freeze or thaw the database's end of each connection that the app holds."""
     connection = await asyncpg.connect(database_url)
     try:
-        await connection.execute(
+        rows = await connection.fetch(
             """
-            SELECT pg_terminate_backend(pid)
+            SELECT pid
             FROM pg_stat_activity
             WHERE datname = current_database() AND application_name = 'llm-bench app'
             """
         )
     finally:
         await connection.close()
+    for row in rows:
+        os.kill(row["pid"], number)

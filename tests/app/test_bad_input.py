@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from app.benchmark import EXAMPLE
 from events.messages import BenchmarkRequested
-from tests.app.serving import EXAMPLE, Api, kind, problem, wrong_fields
+from tests.app.serving import Api, kind, problem, wrong_fields
 
 BENCHMARKS = "/api/v1/benchmarks"
 AS_JSON = {"Content-Type": "application/json"}

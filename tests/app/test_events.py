@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -266,7 +267,7 @@ async def test_a_stream_outlives_the_loss_of_the_listening_connection(database_u
         run = Run(api, job)
         async with listening(api, events_of(job)) as listener:
             await until(lambda: listener.told)
-            await serving.end_sessions_of_the_app(database_url)
+            await serving.signal_sessions_of_the_app(database_url, signal.SIGTERM)
             await api.bus.publish(started(**run.identity()))
 
             await until(lambda: len(listener.told) == 2)

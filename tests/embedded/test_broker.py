@@ -10,11 +10,10 @@ import psutil
 import pytest
 from aio_pika.exceptions import AMQPError, ProbableAuthenticationError
 
-from embedded.broker import RunningBroker
 from embedded.packages import find_rabbitmq
 from embedded.processes import Record
 from tests.embedded.programs import as_nobody
-from tests.servers import fresh_name
+from tests.servers import RunningBroker, fresh_name
 from tests.waiting import until
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can try as another user; modes are checked anyway")

@@ -12,18 +12,11 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import pytest
 
-from embedded.postgres import (
-    SYSTEM_USER,
-    NoPostgres,
-    RunningPostgres,
-    data_folder,
-    find_binaries,
-    running_postgres,
-    socket_folder,
-)
+from embedded.postgres import SYSTEM_USER, NoPostgres, data_folder, find_binaries, socket_folder
 from embedded.processes import Record, identify
 from tests import servers
 from tests.embedded.programs import as_nobody
+from tests.servers import RunningPostgres, running_postgres
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can try as another user; modes are checked anyway")
 
@@ -134,6 +127,7 @@ async def test_a_lock_that_names_a_process_of_somebody_else_is_no_obstacle(tmp_p
             left_behind = lock.read_text()
         with a_process(owner) as pid:
             for path in (lock, sockets(postgres.url) / ".s.PGSQL.5432.lock"):
+                path.parent.mkdir(mode=0o700, exist_ok=True)  # where the path is long, sockets lie elsewhere meanwhile
                 path.write_text(left_behind.replace(str(postgres.process.pid), str(pid), 1))
                 path.chmod(0o600)
                 os.chown(path, owner, -1)

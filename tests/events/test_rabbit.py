@@ -7,13 +7,13 @@ from uuid import uuid4
 import aio_pika
 import pytest
 
-from embedded.broker import RunningBroker
 from events.bus import BrokerUnavailable, OutcomeUnknown
 from events.bus.rabbit import RabbitBus, open_bus
 from events.bus.topology import PROJECTION, REPLAY, pool_queue
 from events.envelope import decode
 from tests.builders import progressed, requested
 from tests.relay import relay_to
+from tests.servers import RunningBroker
 from tests.waiting import until
 
 

@@ -4,9 +4,8 @@ import signal
 
 import psutil
 
-from embedded.broker import RunningBroker
-from embedded.postgres import RunningPostgres
 from tests.journey.service import Service
+from tests.servers import RunningBroker, RunningPostgres
 from tests.waiting import until
 
 LONG = {"iterations": 120, "max_tokens": 50}

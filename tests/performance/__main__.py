@@ -13,11 +13,10 @@ from typing import NamedTuple
 
 import psutil
 
-from embedded.broker import RunningBroker
-from embedded.postgres import RunningPostgres
 from tests import servers
 from tests.journey.service import Part, Service, a_service
 from tests.performance import fidelity, projection, requests
+from tests.servers import RunningBroker, RunningPostgres
 
 ROUNDS = 5
 PAIRS = 5

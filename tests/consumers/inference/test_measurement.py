@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,8 +96,6 @@ def test_percentiles_rise_and_lie_between_the_smallest_and_the_largest(numbers: 
 
 @given(values, st.sampled_from([50.0, 90.0, 95.0, 99.0, 99.9]))
 def test_percentiles_are_those_of_numpy(numbers: list[float], percent: float) -> None:
-    numpy = pytest.importorskip("numpy")
-
     assert percentile(sorted(numbers), percent) == pytest.approx(numpy.percentile(numbers, percent), rel=1e-9, abs=1e-9)
 
 

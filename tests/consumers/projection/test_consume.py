@@ -13,12 +13,12 @@ from consumers.projection.migrate import SchemaMismatch, migrate
 from consumers.projection.queries import Connection
 from consumers.projection.seed import seed, seed_models
 from consumers.projection.store import store
-from embedded.postgres import RunningPostgres
 from events.bus.memory import MemoryBus
 from events.bus.topology import PROJECTION
 from events.messages import BenchmarkCancelled
 from tests.builders import REQUEST, a_model, a_spec, cancel_requested, completed, progressed, requested, started
 from tests.consumers.projection.arrivals import arrived, select_job
+from tests.servers import RunningPostgres
 from tests.waiting import until
 
 
