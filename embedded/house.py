@@ -44,7 +44,7 @@ async def start_service(house: House) -> Urls:
     for worker in programs.workers(settings, urls, house.logs):
         await house.keep(worker)
     app = await house.keep(programs.app(settings, urls, house.logs))
-    await app.until_ready(lambda: accepts_benchmarks(settings.url), APP_STARTS_WITHIN_S)
+    await app.until_ready(lambda: runs_benchmarks(settings), APP_STARTS_WITHIN_S)
     return urls
 
 
@@ -56,12 +56,16 @@ async def check_given(settings: Settings) -> None:
         await outside.check_database(settings.database_url)
 
 
-async def accepts_benchmarks(url: str) -> bool:
-    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=5) as client:
+async def runs_benchmarks(settings: Settings) -> bool:
+    """True when one is accepted, and the app knows a worker for it: before, it could only guess whose it is."""
+    async with httpx.AsyncClient(base_url=f"{settings.url}/api/v1", trust_env=False, timeout=5) as client:
         try:
-            return (await client.get("/api/v1/health")).status_code == httpx.codes.OK
+            if (await client.get("/health")).status_code != httpx.codes.OK:
+                return False
+            workers = (await client.get("/workers")).json().get("items", [])
         except httpx.TransportError:
             return False
+    return settings.workers == 0 or any(worker["alive"] for worker in workers)
 
 
 async def _start_servers(house: House) -> Urls:

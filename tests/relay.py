@@ -15,11 +15,20 @@ class Relay:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._freezes_in: int | None = None
         self.port = 0
-        self.refusing = False
+        self.connections = 0
+
+    @property
+    def frozen(self) -> bool:
+        return not self._flowing.is_set()
 
     def freeze(self) -> None:
         self._flowing.clear()
+
+    def freeze_after(self, count: int) -> None:
+        """Go silent once so many more bytes have arrived, of either side."""
+        self._freezes_in = count
 
     def thaw(self) -> None:
         self._flowing.set()
@@ -29,9 +38,7 @@ class Relay:
             writer.transport.abort()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self.refusing:
-            writer.transport.abort()
-            return
+        self.connections += 1
         try:
             far_reader, far_writer = await asyncio.open_connection(*self._target)
         except OSError:
@@ -49,10 +56,18 @@ class Relay:
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             while chunk := await reader.read(65536):
+                self._count(len(chunk))
                 await self._flowing.wait()
                 writer.write(chunk)
                 await writer.drain()
         writer.transport.abort()
+
+    def _count(self, arrived: int) -> None:
+        if self._freezes_in is not None:
+            self._freezes_in -= arrived
+            if self._freezes_in <= 0:
+                self._freezes_in = None
+                self.freeze()
 
 
 @asynccontextmanager

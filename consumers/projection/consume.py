@@ -57,15 +57,18 @@ async def _park_unreadable(batch: Sequence[Delivery]) -> list[tuple[Delivery, Ar
 async def _store_all(
     readable: Sequence[tuple[Delivery, Arrival]], database: asyncpg.Pool, bus: Bus
 ) -> list[tuple[Delivery, str]]:
-    """Store the batch whole; if Postgres refuses it, event by event. Return what it refuses even so, and why."""
+    """Store the batch whole; if that fails, event by event. Return what cannot be stored even so, and why.
+
+    The place where every error of a batch ends: one event that nobody foresaw is no reason to stop the log.
+    """
     if not readable:
         return []
     try:
         await _store_patiently([arrival for _, arrival in readable], database, bus)
-    except asyncpg.PostgresError as error:
+    except Exception as error:
         if len(readable) == 1:
-            return [(readable[0][0], f"refused by the database: {error}")]
-        logger.warning("batch refused, storing it event by event", extra={"events": len(readable), "error": str(error)})
+            return [(readable[0][0], f"cannot be stored: {error!r}")]
+        logger.exception("batch failed, storing it event by event", extra={"events": len(readable)})
         return [refused for one in readable for refused in await _store_all([one], database, bus)]
     return []
 

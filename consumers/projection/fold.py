@@ -95,7 +95,7 @@ class Folded(Struct):
             case BenchmarkCancelRequested():
                 job.cancel_requested_at = job.cancel_requested_at or event.requested_at
                 return False
-            case BenchmarkCancelled(run_id=None):
+            case BenchmarkCancelled(run_id=None) | BenchmarkCancelled(request_id=None):
                 return not _accept(job, event, event_id, position)
             case _:
                 return self._fold_run(job, event, event_id, position)

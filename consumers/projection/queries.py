@@ -279,6 +279,21 @@ async def select_jobs_of_silent_workers(connection: Connection, silence_s: float
     return [row["job_id"] for row in rows]
 
 
+async def select_jobs_that_run_on(connection: Connection, after_s: float) -> list[UUID]:
+    """Jobs that were to be cancelled so long ago, and have a run that has not ended."""
+    rows = await connection.fetch(
+        """
+        SELECT job_id
+        FROM jobs
+        WHERE outcome IS NULL
+            AND run_id IS NOT NULL
+            AND cancel_requested_at < now() - $1 * interval '1 second'
+        """,
+        after_s,
+    )
+    return [row["job_id"] for row in rows]
+
+
 async def delete_jobs_before(connection: Connection, days: float) -> int:
     """Forget jobs that have been over for so long, with all that was said of them. At most 1000 at a time."""
     return int(

@@ -56,9 +56,11 @@ async def store(connection: queries.Connection, arrivals: Sequence[Arrival], bus
 
 
 async def _unknown(connection: queries.Connection, arrivals: Sequence[Arrival]) -> list[Arrival]:
-    by_id = {arrival.envelope.id: arrival for arrival in reversed(arrivals)}
+    by_id: dict[UUID, Arrival] = {}
+    for arrival in arrivals:
+        by_id.setdefault(arrival.envelope.id, arrival)
     known = await queries.select_known_events(connection, list(by_id))
-    return [arrival for arrival in reversed(by_id.values()) if arrival.envelope.id not in known]
+    return [arrival for event_id, arrival in by_id.items() if event_id not in known]
 
 
 async def _append(connection: queries.Connection, arrivals: Sequence[Arrival], head: int) -> Folded:

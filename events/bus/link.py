@@ -7,7 +7,8 @@ a closed channel to itself. Here a session is opened, served and given up as a w
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection
@@ -29,14 +30,30 @@ async def keep_connected(url: str, name: str, session: Session) -> None:
     pause = 0.1
     while True:
         try:
-            async with await _connect(url, name) as connection:
-                pause = 0.1
-                await session(connection)
+            with half_open_is_an_error():
+                async with await _connect(url, name) as connection:
+                    pause = 0.1
+                    await session(connection)
             logger.info("broker session ended", extra={"link": name})
         except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
             _report(error, url, name)
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads reconnects, keeps no secret
         pause = min(LONGEST_PAUSE_S, pause * 2)
+
+
+@contextmanager
+def half_open_is_an_error() -> Iterator[None]:
+    """A link that went silent ends whatever waits on it with CancelledError. Here that is a ConnectionError instead.
+
+    Unless the caller itself was cancelled: then it stays what it is.
+    """
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ConnectionError("the link went silent") from error
 
 
 async def until_closed(connection: AbstractConnection, channel: AbstractChannel, ended: asyncio.Event) -> None:

@@ -20,7 +20,7 @@ from aio_pika.abc import (
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, PublishError
 
 from events.bus import BrokerUnavailable, Delivery, OutcomeUnknown, Queue, Settlement, Unroutable
-from events.bus.link import keep_connected, until_closed
+from events.bus.link import half_open_is_an_error, keep_connected, until_closed
 from events.bus.topology import DEAD, declare, declare_queue
 from events.envelope import CONTENT_TYPE, encode, routing_key
 from events.messages import AnyEvent, type_of
@@ -240,7 +240,8 @@ class RabbitBus:
         if exchange is None or not self.available:
             raise BrokerUnavailable(f"the broker is {self.state}")
         try:
-            await exchange.publish(message, key, mandatory=True, timeout=PUBLISH_TIMEOUT_S)
+            with half_open_is_an_error():
+                await exchange.publish(message, key, mandatory=True, timeout=PUBLISH_TIMEOUT_S)
         except PublishError as error:
             raise Unroutable(f"no queue takes {key}") from error
         except TimeoutError as error:
@@ -248,10 +249,6 @@ class RabbitBus:
             raise OutcomeUnknown("the broker did not confirm in time") from error
         except CONNECTION_EXCEPTIONS as error:
             raise OutcomeUnknown(f"the link to the broker was lost: {error}") from error
-        except asyncio.CancelledError as error:
-            if _cancelled_by_caller():
-                raise
-            raise OutcomeUnknown("the link to the broker was lost") from error  # a half-open link ends a publish so
 
     def _open_breaker(self) -> None:
         self._blocked = True
@@ -264,14 +261,19 @@ class RabbitBus:
         while self._blocked:
             await asyncio.sleep(PROBE_INTERVAL_S)
             await self._connected.wait()
-            try:
-                if self._default is not None:
-                    probe = Message(b"", message_id=str(uuid4()))
-                    await self._default.publish(probe, "llmbench.probe", mandatory=False, timeout=PUBLISH_TIMEOUT_S)
-                    self._blocked = False
-            except (*CONNECTION_EXCEPTIONS, TimeoutError):
-                continue
+            self._blocked = not await self._is_probe_confirmed()
         logger.info("broker confirms again", extra={"link": self._source})
+
+    async def _is_probe_confirmed(self) -> bool:
+        if self._default is None:
+            return False
+        probe = Message(b"", message_id=str(uuid4()))
+        try:
+            with half_open_is_an_error():
+                await self._default.publish(probe, "llmbench.probe", mandatory=False, timeout=PUBLISH_TIMEOUT_S)
+        except (*CONNECTION_EXCEPTIONS, TimeoutError):
+            return False
+        return True
 
     async def close(self) -> None:
         if self._probe is not None:
@@ -304,8 +306,3 @@ def _attempt(headers: HeadersType) -> int:
     """Quorum queues count deliveries; from 4.3 on, those that were only given back count as acquired."""
     counts = [headers.get(name) for name in ("x-delivery-count", "x-acquired-count")]
     return 1 + max(count if isinstance(count, int) else 0 for count in counts)
-
-
-def _cancelled_by_caller() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -78,6 +78,30 @@ async def test_a_half_open_link_ends_a_publish_in_time(broker_url: str) -> None:
         assert not bus.available
 
 
+async def test_after_a_half_open_link_events_are_published_again(broker_url: str) -> None:
+    async with relay_to(f"{broker_url}?heartbeat=2") as (url, relay), open_bus(url, "tests") as bus:
+        await bus.until_connected()
+        relay.freeze()
+        with pytest.raises(OutcomeUnknown):
+            await bus.publish(requested())
+        await until(lambda: bus.state == "down", timeout=30)
+        relay.thaw()
+        relay.cut()
+
+        await until(lambda: bus.available, timeout=30)
+        await bus.publish(requested())
+
+
+async def test_a_link_that_goes_silent_while_it_declares_is_made_anew(broker_url: str) -> None:
+    async with relay_to(f"{broker_url}?heartbeat=2") as (url, relay):
+        relay.freeze_after(1500)
+        async with open_bus(url, "tests") as bus:
+            await until(lambda: relay.frozen)
+            await until(lambda: relay.connections > 1, timeout=40)
+            relay.thaw()
+            await until(lambda: bus.available, timeout=30)
+
+
 async def test_a_cancelled_publish_is_cancelled(bus: RabbitBus, broker_url: str) -> None:
     async with relay_to(broker_url) as (url, relay), open_bus(url, "tests") as slow:
         await slow.until_connected()

@@ -8,14 +8,14 @@ import pytest
 
 from consumers.projection import queries
 from consumers.projection.consume import consume
-from consumers.projection.housekeeping import cancel_jobs_of_silent_workers
+from consumers.projection.housekeeping import cancel_jobs_of_silent_workers, repeat_cancels
 from consumers.projection.migrate import SchemaMismatch, migrate
 from consumers.projection.queries import Connection
 from consumers.projection.seed import seed, seed_models
 from consumers.projection.store import store
 from events.bus.memory import MemoryBus
 from events.bus.topology import PROJECTION
-from events.messages import BenchmarkCancelled
+from events.messages import BenchmarkCancelled, BenchmarkCancelRequested
 from tests.builders import REQUEST, a_model, a_spec, cancel_requested, completed, progressed, requested, started
 from tests.consumers.projection.arrivals import arrived, select_job
 from tests.servers import RunningPostgres
@@ -55,7 +55,7 @@ async def test_only_the_event_that_the_database_refuses_is_parked(
         await until(lambda: bus.parked)
         await until(lambda: connection.fetchval("SELECT count(*) FROM events"))
 
-    assert [reason.split(":")[0] for _, reason in bus.parked] == ["refused by the database"]
+    assert [reason.split(":")[0] for _, reason in bus.parked] == ["cannot be stored"]
     assert await connection.fetchval("SELECT count(*) FROM events") == 2
 
 
@@ -95,6 +95,16 @@ async def test_a_job_whose_worker_is_silent_is_cancelled(connection: Connection,
     await connection.execute("UPDATE runs SET heard_at = now() - interval '31 s'")
     await cancel_jobs_of_silent_workers(connection, bus, 30)
     assert [type(event) for event in bus.events] == [BenchmarkCancelled]
+
+
+async def test_a_cancel_that_a_worker_has_missed_is_said_again(connection: Connection, bus: MemoryBus) -> None:
+    await store(connection, [arrived(requested()), arrived(started()), arrived(cancel_requested())], bus)
+
+    await repeat_cancels(connection, bus, 5)
+    await store(connection, [arrived(completed())], bus)
+    await repeat_cancels(connection, bus, 5)
+
+    assert [type(event) for event in bus.events] == [BenchmarkCancelRequested]
 
 
 async def test_saying_twice_that_a_job_is_cancelled_is_saying_the_same(connection: Connection, bus: MemoryBus) -> None:

@@ -81,6 +81,18 @@ async def test_the_same_batch_twice_changes_nothing(connection: Connection, bus:
     assert await select_tables(connection) == before
 
 
+async def test_an_event_that_comes_twice_in_a_batch_keeps_its_first_place(
+    connection: Connection, bus: MemoryBus
+) -> None:
+    done, overtaken = arrived(completed()), arrived(started(attempt=2, run_id=SECOND_RUN))
+
+    await store(connection, [arrived(requested()), arrived(started()), done, overtaken, done], bus)
+
+    rows = await connection.fetch("SELECT event_id FROM events ORDER BY position")
+    assert [row["event_id"] for row in rows].index(done.envelope.id) == 2
+    assert (await select_job(connection))["status"] == "completed"
+
+
 async def test_listeners_hear_of_the_last_position(connection: Connection, bus: MemoryBus, database_url: str) -> None:
     heard = []
     listener = await asyncpg.connect(database_url)
@@ -203,6 +215,14 @@ async def test_a_queued_job_that_is_to_be_cancelled_is_cancelled_here(connection
     assert isinstance(said, BenchmarkCancelled)
     assert (await select_job(connection))["status"] == "cancelling"
     await store(connection, [arrived(said, event_id)], bus)
+    assert (await select_job(connection))["status"] == "cancelled"
+
+
+async def test_a_cancel_that_names_a_run_and_no_request_is_taken_as_one_without_a_run(
+    connection: Connection, bus: MemoryBus
+) -> None:
+    await store_all(connection, bus, requested(), cancelled(run_id=RUN))
+
     assert (await select_job(connection))["status"] == "cancelled"
 
 
