@@ -29,7 +29,7 @@ format: $(STAMP) ## put the code into the house's form
 bench: $(STAMP) ## how fast the service is, as ratios within one run
 	$(BIN)/python -m tests.performance
 
-clean: ## remove the environment and all data of the service
+clean: ## remove the environment and the data (root's database lies under /var/lib/llm-bench, and stays)
 	rm -rf .venv .local .cache
 
 $(STAMP): pyproject.toml constraints.txt

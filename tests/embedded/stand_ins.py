@@ -1,6 +1,7 @@
 """Stand-ins for the service's own processes, for the tests of what starts, keeps and ends them.
 
-Each says in the file `story` of the data folder when it starts and ends; the app answers 200 to whatever is asked.
+Each says in the file `story` of the data folder when it starts and ends. The app says to whatever is asked that there
+is a live worker.
 """
 
 import shutil
@@ -40,6 +41,7 @@ class Fine(BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
         self.end_headers()
+        self.wfile.write(b'{"items": [{"alive": true}]}')
 
     def log_message(self, *_):
         pass
