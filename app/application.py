@@ -12,6 +12,7 @@ from msgspec import Struct
 from app.parts import Parts, assemble
 from app.routes import benchmarks, datasets, events, gauges, health, measurements, models, workers
 from app.state.database import Database
+from app.state.log import within
 from app.web import asyncapi, documentation
 from app.web.edge import allow_origins, answer_head, answer_options
 from app.web.problems import answer_problem
@@ -21,6 +22,7 @@ from events.bus import Bus
 logger = logging.getLogger(__name__)
 
 LARGEST_BODY = 1_048_576
+FIRST_READING_S = 0.5
 ROOMS = (benchmarks, measurements, events, models, datasets, workers, health)
 
 
@@ -64,13 +66,17 @@ def end_streams(app: Litestar) -> None:
 
 @asynccontextmanager
 async def _learning(parts: Parts) -> AsyncIterator[None]:
-    """Follow the log, and keep what is known of the catalogue and of the fleet fresh."""
+    """Follow the log, and keep what is known of the catalogue and of the fleet fresh.
+
+    The first request finds a fleet that was read, unless the database is slow or away.
+    """
     tasks = [
         asyncio.create_task(work()) for work in (parts.log.follow, parts.catalogue.keep_fresh, parts.fleet.keep_fresh)
     ]
     for task in tasks:
         task.add_done_callback(_report_end)
     try:
+        await within(parts.fleet.tried, FIRST_READING_S)
         yield
     finally:
         for task in tasks:

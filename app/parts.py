@@ -9,6 +9,7 @@ from app.state.accepted import Accepted
 from app.state.catalogue import CHANGES, Catalogue
 from app.state.database import Database
 from app.state.fleet import Fleet
+from app.state.flights import SingleFlight
 from app.state.log import Entry, Log
 from events.bus import Bus
 from events.messages import BenchmarkRequested, type_of
@@ -24,6 +25,7 @@ class Parts:
     database: Database
     log: Log
     accepted: Accepted
+    submissions: SingleFlight
     catalogue: Catalogue
     fleet: Fleet
 
@@ -37,4 +39,4 @@ def assemble(bus: Bus, database: Database) -> Parts:
         elif entry.type in CHANGES:
             catalogue.expire()
 
-    return Parts(bus, database, Log(database, hear), accepted, catalogue, Fleet(database))
+    return Parts(bus, database, Log(database, hear), accepted, SingleFlight(), catalogue, Fleet(database))

@@ -106,28 +106,27 @@ async def _submit_once(parts: Parts, asked: BenchmarkRequest, model: ModelDefini
     job_id = uuid5(KEYS, key)
     event = _requested(parts, asked, model, job_id)
     event_id = uuid5(job_id, _canonical.encode(asked).decode())
-    with parts.log.expecting(event_id) as stored:
-        if not await _is_stored(parts, event):
-            await _publish(parts, event, event_id)
-            await parts.log.stored(stored, STORED_WITHIN_S)
-            await _require_stored(parts, event)
+    await parts.submissions.share(job_id, lambda: _request_once(parts, event, event_id))
+    await _require_stored(parts, event)
     return _accepted(job_id, render_job(await queries.select_job(parts.database, job_id)))
 
 
-async def _is_stored(parts: Parts, event: BenchmarkRequested) -> bool:
-    body_hash = await queries.select_body_hash(parts.database, event.job_id)
-    if body_hash not in (None, event.body_hash):
-        raise KeyReused([FieldError("Idempotency-Key", f"belongs to job {event.job_id}, which had another body")])
-    return body_hash is not None
+async def _request_once(parts: Parts, event: BenchmarkRequested, event_id: UUID) -> None:
+    with parts.log.expecting(event_id) as stored:
+        if await queries.select_body_hash(parts.database, event.job_id) is None:
+            await _publish(parts, event, event_id)
+            await parts.log.stored(stored, STORED_WITHIN_S)
 
 
 async def _require_stored(parts: Parts, event: BenchmarkRequested) -> None:
     try:
-        stored = await _is_stored(parts, event)
+        body_hash = await queries.select_body_hash(parts.database, event.job_id)
     except DatabaseUnavailable:
-        stored = False
-    if not stored:
+        body_hash = None
+    if body_hash is None:
         raise SubmissionUncertain("it was sent, and cannot be seen yet: repeat it with the same key", event.job_id)
+    if body_hash != event.body_hash:
+        raise KeyReused([FieldError("Idempotency-Key", f"belongs to job {event.job_id}, which had another body")])
 
 
 async def _publish(parts: Parts, event: BenchmarkRequested, event_id: UUID) -> None:
@@ -142,7 +141,7 @@ def _requested(parts: Parts, asked: BenchmarkRequest, model: ModelDefinition, jo
     return BenchmarkRequested(
         job_id=job_id,
         spec=spec,
-        pool=choose_pool(spec, parts.fleet.live_workers()),
+        pool=choose_pool(spec, parts.fleet.expected_workers()),
         body_hash=hashlib.sha256(_canonical.encode(asked)).hexdigest(),
         requested_at=datetime.now(UTC),
     )
@@ -188,6 +187,7 @@ async def _find_job(parts: Parts, job_id: UUID) -> bytes:
             raise
         rows = ()
     if rows:
+        parts.accepted.forget(job_id)
         return render_job(rows)
     if accepted is None:
         raise UnknownThing(f"there is no job {job_id}")
@@ -219,12 +219,18 @@ async def cancel_benchmark(job_id: FromPath[str], parts: NamedDependency[Parts])
 
 async def _require_no_outcome(parts: Parts, job_id: UUID, outcomes: Collection[Outcome]) -> None:
     """Raises JobFinished, or UnknownThing. Of a job that only this app knows there can be no outcome."""
-    if parts.accepted.get(job_id) is not None:
+    accepted = parts.accepted.get(job_id)
+    try:
+        rows = await queries.select_outcome(parts.database, job_id)
+    except DatabaseUnavailable:
+        if accepted is None:
+            raise
         return
-    rows = await queries.select_outcome(parts.database, job_id)
-    if not rows:
+    if rows:
+        parts.accepted.forget(job_id)
+    elif accepted is None:
         raise UnknownThing(f"there is no job {job_id}")
-    if rows[0]["outcome"] in outcomes:
+    if rows and rows[0]["outcome"] in outcomes:
         raise JobFinished(f"job {job_id} is {rows[0]['outcome']}, and that is final")
 
 

@@ -21,7 +21,7 @@ from app.web.stream import EventStream, Page, frame
 from events.messages import AnyEvent, type_of
 
 EVENT_STREAM = "text/event-stream"
-EVENTS_A_PAGE = 200
+PAGE = queries.PageLimits(events=200, stored_bytes=131_072, positions=20_000)
 LAST_POSITION = 2**63 - 1
 
 RESUME = Header("Last-Event-ID", "The `id` of the last event that was received: the stream goes on behind it.")
@@ -68,11 +68,11 @@ async def stream_job(request: AnyRequest, job_id: FromPath[str], parts: NamedDep
 async def _read_job(parts: Parts, job_id: UUID, after: int) -> Page | None:
     """None if there is no such job. One that only this app knows has a story to come."""
     accepted = parts.accepted.get(job_id)
-    rows = await queries.select_events_of_job(parts.database, job_id, after, EVENTS_A_PAGE)
+    rows = await queries.select_events_of_job(parts.database, job_id, after, PAGE)
     if not rows:
         return Page(frames=b"", position=after, full=False, over=False) if accepted else None
     events = [row for row in rows if row["position"] is not None]
-    full = len(events) == EVENTS_A_PAGE
+    full = _is_full(events)
     return Page(
         frames=_frames(events),
         position=events[-1]["position"] if events else after,
@@ -112,19 +112,23 @@ async def stream_everything(request: AnyRequest, parts: NamedDependency[Parts]) 
     types = query.type or None
 
     async def read(after: int) -> Page:
-        rows = await queries.select_events(parts.database, after, EVENTS_A_PAGE, types, query.job_id)
-        return _page_of_all(rows)
+        if query.job_id is None:
+            return _page_of_all(await queries.select_events(parts.database, after, PAGE, types))
+        return _page_of_all(await queries.select_events_about_job(parts.database, query.job_id, after, PAGE, types))
 
     after = _resume_at(request, query.last_event_id)
     return EventStream(await read(LAST_POSITION if after is None else after), read, parts.log, query.job_id)
 
 
 def _page_of_all(rows: queries.Rows) -> Page:
-    """Where the page is not full there is nothing more up to the head, whatever the filter left out."""
+    """Where the page is not full there is nothing more within its reach, whatever the filter left out."""
     events = [row for row in rows if row["position"] is not None]
-    full = len(events) == EVENTS_A_PAGE
-    position = events[-1]["position"] if full else rows[0]["head"]
-    return Page(frames=_frames(events), position=position, full=full, over=False)
+    position = events[-1]["position"] if _is_full(events) else rows[0]["reach"]
+    return Page(frames=_frames(events), position=position, full=position < rows[0]["head"], over=False)
+
+
+def _is_full(events: queries.Rows) -> bool:
+    return len(events) == PAGE.events or (len(events) > 0 and events[-1]["bytes"] >= PAGE.stored_bytes)
 
 
 def _frames(events: queries.Rows) -> bytes:

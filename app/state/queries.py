@@ -5,6 +5,7 @@ from datetime import datetime
 from uuid import UUID
 
 import asyncpg
+from msgspec import Struct
 
 from app.state.database import Database
 
@@ -178,59 +179,122 @@ async def select_records(database: Database, job_id: UUID) -> Rows:
     )
 
 
-async def select_events_of_job(database: Database, job_id: UUID, after: int, limit: int) -> Rows:
+class PageLimits(Struct, frozen=True, kw_only=True):
+    """Where a page of events ends: behind so many, or behind the one with which it has so many bytes.
+
+    Bytes are those of the table, which compresses what is large: nothing is unpacked only to be left out.
+    """
+
+    events: int
+    stored_bytes: int
+    positions: int
+
+
+async def select_events_of_job(database: Database, job_id: UUID, after: int, limits: PageLimits) -> Rows:
     """What was said of the job, up to its outcome; one row without position if there is nothing more, none if no job.
 
     A single statement, so that the outcome and the events before it are seen at one moment.
     """
     return await database.fetch(
         """
-        SELECT said.position, said.type, said.data, jobs.outcome_position
+        SELECT said.position, said.type, said.data, said.bytes, jobs.outcome_position
         FROM jobs
         LEFT JOIN LATERAL (
-            SELECT position, type, data
-            FROM events
-            WHERE events.job_id = jobs.job_id
-                AND NOT superseded
-                AND position > $2
-                AND position <= coalesce(jobs.outcome_position, position)
-            ORDER BY position
-            LIMIT $3
+            SELECT *
+            FROM (
+                SELECT position, type, data, sum(pg_column_size(data)) OVER (ORDER BY position) AS bytes
+                FROM (
+                    SELECT position, type, data
+                    FROM events
+                    WHERE events.job_id = jobs.job_id
+                        AND NOT superseded
+                        AND position > $2
+                        AND position <= coalesce(jobs.outcome_position, position)
+                    ORDER BY position
+                    LIMIT $3
+                ) AS next
+            ) AS measured
+            WHERE bytes - pg_column_size(data) < $4
         ) AS said ON true
         WHERE jobs.job_id = $1
         ORDER BY said.position
         """,
         job_id,
         after,
-        limit,
+        limits.events,
+        limits.stored_bytes,
     )
 
 
-async def select_events(
-    database: Database, after: int, limit: int, types: Sequence[str] | None, job_id: UUID | None
-) -> Rows:
-    """What was said, beside the head of the log; one row without position if there is nothing more."""
+async def select_events(database: Database, after: int, limits: PageLimits, types: Sequence[str] | None) -> Rows:
+    """What was said up to `reach`, beside the head of the log; one row without position if that is nothing."""
     return await database.fetch(
         """
-        SELECT said.position, said.type, said.data, log_head.position AS head
-        FROM log_head
+        SELECT said.position, said.type, said.data, said.bytes, log.reach, log.head
+        FROM (
+            SELECT position AS head, $1 + least(position - $1, $4) AS reach  -- $1 may be the largest bigint
+            FROM log_head
+        ) AS log
         LEFT JOIN LATERAL (
-            SELECT position, type, data
-            FROM events
-            WHERE NOT superseded
-                AND position > $1
-                AND position <= log_head.position
-                AND ($3::text[] IS NULL OR type = ANY($3))
-                AND ($4::uuid IS NULL OR job_id = $4)
-            ORDER BY position
-            LIMIT $2
+            SELECT *
+            FROM (
+                SELECT position, type, data, sum(pg_column_size(data)) OVER (ORDER BY position) AS bytes
+                FROM (
+                    SELECT position, type, data
+                    FROM events
+                    WHERE NOT superseded
+                        AND position > $1
+                        AND position <= log.reach
+                        AND ($5::text[] IS NULL OR type = ANY($5))
+                    ORDER BY position
+                    LIMIT $2
+                ) AS next
+            ) AS measured
+            WHERE bytes - pg_column_size(data) < $3
         ) AS said ON true
         ORDER BY said.position
         """,
         after,
-        limit,
+        limits.events,
+        limits.stored_bytes,
+        limits.positions,
         types,
+    )
+
+
+async def select_events_about_job(
+    database: Database, job_id: UUID, after: int, limits: PageLimits, types: Sequence[str] | None
+) -> Rows:
+    """As `select_events`, of one job: an index finds its events, so that the whole log is in reach."""
+    return await database.fetch(
+        """
+        SELECT said.position, said.type, said.data, said.bytes, log_head.position AS reach, log_head.position AS head
+        FROM log_head
+        LEFT JOIN LATERAL (
+            SELECT *
+            FROM (
+                SELECT position, type, data, sum(pg_column_size(data)) OVER (ORDER BY position) AS bytes
+                FROM (
+                    SELECT position, type, data
+                    FROM events
+                    WHERE job_id = $1
+                        AND NOT superseded
+                        AND position > $2
+                        AND position <= log_head.position
+                        AND ($5::text[] IS NULL OR type = ANY($5))
+                    ORDER BY position
+                    LIMIT $3
+                ) AS next
+            ) AS measured
+            WHERE bytes - pg_column_size(data) < $4
+        ) AS said ON true
+        ORDER BY said.position
+        """,
         job_id,
+        after,
+        limits.events,
+        limits.stored_bytes,
+        types,
     )
 
 

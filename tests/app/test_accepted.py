@@ -5,6 +5,8 @@ import pytest
 
 from app.state import accepted
 from app.state.accepted import Accepted, AcceptedJob
+from tests.app.serving import Api, kind
+from tests.app.stories import a_completed_job
 
 
 def a_job(job_id: UUID, size: int = 10) -> AcceptedJob:
@@ -42,3 +44,21 @@ def test_what_is_stored_is_forgotten_and_leaves_no_lag() -> None:
     jobs.forget(job_id)
 
     assert (len(jobs), jobs.lag_s(), waiting > 0) == (0, 0.0, True)
+
+
+async def test_a_job_whose_storing_was_not_heard_of_is_forgotten_when_it_is_found(api: Api) -> None:
+    job = await a_completed_job(api)
+    api.parts.accepted.add(a_job(UUID(job["job_id"])))
+
+    answer = await api.get(job["links"]["self"])
+
+    assert (answer.json()["status"], len(api.parts.accepted)) == ("completed", 0)
+
+
+async def test_a_job_whose_end_was_not_heard_of_cannot_be_cancelled(api: Api) -> None:
+    job = await a_completed_job(api)
+    api.parts.accepted.add(a_job(UUID(job["job_id"])))
+
+    answer = await api.post(job["links"]["cancel"])
+
+    assert (kind(answer), len(api.parts.accepted)) == ((409, "job-finished"), 0)

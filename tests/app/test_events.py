@@ -2,17 +2,22 @@
 
 import asyncio
 import json
+import random
 import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import httpx
 import pytest
 from msgspec import Struct
 
+from app.routes import events
+from app.state import queries
+from app.state.queries import PageLimits
 from app.web import stream
 from events.messages import type_of
 from tests.app import serving
@@ -194,6 +199,38 @@ async def test_a_long_history_is_told_in_pages_with_no_gap(api: Api) -> None:
     assert [event.data["seq"] for event in told[1:]] == list(range(452))
 
 
+@pytest.mark.parametrize(("size", "most"), [(100_000, 2), (300_000, 1)])
+async def test_a_page_of_large_events_has_few_of_them(api: Api, size: int, most: int) -> None:
+    job = await api.submit()
+    job_id, run = UUID(job["job_id"]), Run(api, job)
+    await run.start()
+    after = max(event.id for event in await received(api, events_of(job), 2))
+    for _ in range(5):
+        await run.progress(text=random_text(size))
+
+    pages = [
+        await queries.select_events_of_job(api.parts.database, job_id, after, events.PAGE),
+        await queries.select_events_about_job(api.parts.database, job_id, after, events.PAGE, None),
+        await queries.select_events(api.parts.database, after, events.PAGE, None),
+    ]
+
+    assert [len(page) for page in pages] == [most] * 3
+    for path in (events_of(job), f"/api/v1/events?last_event_id={after}&job_id={job_id}"):
+        assert (await received(api, path, 5))[-1].id == after + 5
+    assert len(await received(api, f"/api/v1/events?last_event_id={after}", 5)) == 5
+
+
+def random_text(size: int) -> str:
+    """What no table can compress much."""
+    return random.randbytes(size // 2).hex()
+
+
+async def received(api: Api, path: str, count: int) -> list[Told]:
+    async with listening(api, path) as listener:
+        await until(lambda: len(listener.told) >= count)
+    return listener.told
+
+
 async def test_a_job_that_only_the_app_knows_can_be_followed_already(database_url: str) -> None:
     async with serving.api(database_url, projected=False) as api:
         job = await api.submit()
@@ -306,6 +343,25 @@ async def test_what_a_filter_leaves_out_is_not_read_again(api: Api) -> None:
 
         await until(lambda: listener.told)
     assert [event.event for event in listener.told] == ["model.registered.v1"]
+
+
+async def test_a_page_looks_at_so_many_positions_and_no_more(api: Api) -> None:
+    await a_completed_job(api)
+    limits = PageLimits(events=200, stored_bytes=131_072, positions=3)
+
+    [nothing] = await queries.select_events(api.parts.database, 0, limits, ["model.retired.v1"])
+
+    assert (nothing["position"], nothing["reach"], nothing["head"] > 3) == (None, 3, True)
+
+
+async def test_a_rare_event_is_found_behind_many_pages_of_others(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "PAGE", PageLimits(events=200, stored_bytes=131_072, positions=3))
+    for _ in range(3):
+        await a_completed_job(api)
+    await api.post("/api/v1/models", {"model_id": "rare/one"})
+
+    async with listening(api, "/api/v1/events?last_event_id=0&type=model.registered.v1") as listener:
+        await until(lambda: "rare/one" in listener.text)
 
 
 async def test_an_unknown_type_of_event_is_named(api: Api) -> None:

@@ -95,7 +95,9 @@ async def test_many_at_once_with_one_key_are_one_job(api: Api) -> None:
     answers = await asyncio.gather(*(api.post(BENCHMARKS, EXAMPLE, headers=key) for _ in range(8)))
 
     assert {answer.status_code for answer in answers} == {202}
-    assert len({answer.json()["job_id"] for answer in answers}) == 1
+    [job_id] = {answer.json()["job_id"] for answer in answers}
+    assert len(requests_of(api, job_id)) == 1
+    assert len(api.parts.submissions) == 0
 
 
 async def test_many_bodies_at_once_with_one_key_leave_one_job(api: Api) -> None:
@@ -104,8 +106,8 @@ async def test_many_bodies_at_once_with_one_key_leave_one_job(api: Api) -> None:
 
     answers = await asyncio.gather(*(api.post(BENCHMARKS, body, headers=key) for body in bodies))
 
-    accepted = [answer.json()["request"]["seed"] for answer in answers if answer.status_code == 202]
-    assert len(accepted) == 1
+    [job] = [answer.json() for answer in answers if answer.status_code == 202]
+    assert [event.spec.seed for event in requests_of(api, job["job_id"])] == [job["request"]["seed"]]
     assert {kind(answer) for answer in answers if answer.status_code != 202} == {(422, "idempotency-key-reused")}
 
 
@@ -195,6 +197,15 @@ async def test_with_a_key_a_late_projection_leaves_the_outcome_unknown(database_
 
     assert kind(answer) == (503, "outcome-unknown")
     assert UUID(problem(answer)["job_id"])
+
+
+async def test_many_at_once_with_one_key_share_an_unknown_outcome(database_url: str) -> None:
+    key = {"Idempotency-Key": "late"}
+    async with serving.api(database_url, projected=False) as api:
+        answers = await asyncio.gather(*(api.post(BENCHMARKS, EXAMPLE, headers=key) for _ in range(8)))
+
+    assert {kind(answer) for answer in answers} == {(503, "outcome-unknown")}
+    assert len(requests_of(api, problem(answers[0])["job_id"])) == 1
 
 
 class LateConfirmBus(MemoryBus):
