@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from consumers.inference.engine import open_engine
+from consumers.inference.engine import CannotStart, open_engine
 from consumers.inference.hardware.environment import machine, version
 from consumers.inference.hardware.gpus import Gpus, open_gpus
 from consumers.inference.report import WorkerIdentity, now
@@ -76,6 +76,8 @@ def main() -> int:
     except InvalidSetting as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    except CannotStart:  # logged where it was decided
+        return 1
     return 0
 
 

@@ -57,10 +57,14 @@ class ChildDied(Exception):
         self.exit_code = exit_code
 
 
+class CannotStart(Exception):
+    """The measured process ended before it was ready. This says something of the worker's machine, not of a job."""
+
+
 class Engine(Protocol):
     """What a run needs of the measured process. A call that is cancelled kills it: nobody waits for the answer.
 
-    Each raises Refusal or ChildDied.
+    Each raises Refusal or ChildDied, but `ready`, which raises CannotStart.
     """
 
     @property
@@ -109,10 +113,14 @@ class Child:
             raise ChildDied(await self.process.wait()) from None
 
     def kill(self) -> None:
-        """At once, with all that it started. To wait until it is gone is another matter."""
+        """At once, with all that it started. To wait until it is gone is another matter.
+
+        What has ended and was asked how gets no signal: its number may be another group's by now.
+        """
         self._killed = True
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        if self.process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     async def gone(self) -> None:
         """Kill it, and return when neither it nor anything that it started lives."""
@@ -156,7 +164,10 @@ class ChildEngine:
         await self.start()
         child = self._living()
         if not child.is_ready:
-            await self._answer(child, Ready)
+            try:
+                await self._answer(child, Ready)
+            except (Refusal, ChildDied) as error:
+                raise CannotStart(f"the measured process ended before it was ready: {error}") from error
             child.is_ready = True
 
     async def resolve(self, asked: Resolve) -> Resolved:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from consumers.inference.child.protocol import GREEDY_BELOW, Loaded, Resolved
 from consumers.inference.hardware import figures
 from consumers.inference.hardware.environment import commit, version
-from consumers.inference.hardware.figures import GPU_NEEDS_S, Window
+from consumers.inference.hardware.figures import CPU_NEEDS_S, GPU_NEEDS_S, Window
 from consumers.inference.measurement import Readiness, measured, throughput, timings
 from events.benchmark import BenchmarkSpec
 from events.messages import BenchmarkCompleted
@@ -101,11 +101,21 @@ def reasons(result: BenchmarkResult, m: Measurement) -> dict[str, str]:
             ("timings.tpot_ms", result.timings.tpot_ms, UNDER_TWO),
             ("throughput.prefill_tps", result.throughput.prefill_tps, "no token was generated"),
             ("throughput.decode_tps", result.throughput.decode_tps, UNDER_TWO),
+            *_cpu_reasons(result.hardware_metrics, m.window),
             *_gpu_reasons(result.hardware_metrics, result.energy, m),
             *_sample_reasons(result, m),
         )
         if value is None
     }
+
+
+def _cpu_reasons(hardware: HardwareMetrics, window: Window) -> list[tuple[str, object, str]]:
+    short = f"CPU time is counted in ticks of 10 ms, and the window was {window.seconds:.3f} s, not {CPU_NEEDS_S:g} s"
+    return [
+        ("hardware_metrics.cpu_usage_percent", hardware.cpu_usage_percent, short),
+        ("hardware_metrics.system_cpu_percent", hardware.system_cpu_percent, short),
+        ("hardware_metrics.other_cpu_percent", hardware.other_cpu_percent, short),
+    ]
 
 
 def _gpu_reasons(hardware: HardwareMetrics, energy: Energy, m: Measurement) -> list[tuple[str, object, str]]:
@@ -151,16 +161,25 @@ def cautions_of(resolved: Resolved) -> list[Caution]:
 
 def cautions_about(window: Window) -> list[Caution]:
     found = []
-    if window.gpu is not None and window.seconds < GPU_NEEDS_S:
-        found.append(
-            Caution(code="short_window", message="the measured window is under a second: too short for GPU figures")
-        )
+    if beyond := _too_short_for(window):
+        short = f"the measured window is {window.seconds:.3f} s: too short for {' and '.join(beyond)}"
+        found.append(Caution(code="short_window", message=short))
     if figures.contaminated(window):
-        others = f"others used {figures.other_cpu_percent(window):.0f} % of this machine's CPU while it was measured"
+        least = "" if window.counts_cpu else "at least "
+        share = f"{least}{figures.others_percent(window):.0f} %"
+        others = f"others used {share} of this machine's CPU while it was measured"
         found.append(Caution(code="contaminated", message=others))
     if figures.throttled(window):
         found.append(Caution(code="thermal_throttling", message="the GPU was slowed down by its temperature"))
     return found
+
+
+def _too_short_for(window: Window) -> list[str]:
+    """What not to trust."""
+    beyond = [] if window.counts_cpu else ["the CPU's utilization"]
+    if window.gpu is not None and window.seconds < GPU_NEEDS_S:
+        beyond.append("the GPU's utilization")
+    return beyond
 
 
 def with_outputs_cut(completed: BenchmarkCompleted, room: int) -> BenchmarkCompleted:

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 from msgspec import Struct
 
+from consumers.inference.engine import CannotStart
 from consumers.inference.report import (
     BROKER_TROUBLE,
     RunIdentity,
@@ -86,9 +87,14 @@ class Worker:
         self._cancels = Cancels()
         self._run: RunIdentity | None = None
         self._changed = asyncio.Event()
+        self._broken: CannotStart | None = None
+        self._breaks = asyncio.Event()
 
     async def serve(self, stop: asyncio.Event) -> None:
-        """Until `stop` is set: then take nothing more, and give back what does not end in time."""
+        """Until `stop` is set: then take nothing more, and give back what does not end in time.
+
+        Raises CannotStart, and has given its request back by then: a worker that cannot measure would fail all jobs.
+        """
         worker = self._tools.worker
         async with (
             self._bus.subscribe(pool_queue(worker.pool), prefetch=1) as requests,
@@ -103,11 +109,15 @@ class Worker:
             for task in beside:
                 task.cancel()
         await self._say("stopping")
+        if self._broken is not None:
+            raise self._broken
 
     async def _settle(self, delivery: Delivery, stop: asyncio.Event) -> None:
         """What is not over when the worker must stop goes back with its subscription; rejected, it would come again."""
         handling = asyncio.create_task(handle(delivery, self._handle, self._answer_undecodable))
-        await _first(handling, self._drained(stop))
+        await _first(handling, self._drained(stop), self._breaks.wait())
+        if self._broken is not None:
+            stop.set()
         if handling.done():
             handling.result()
         else:
@@ -129,9 +139,10 @@ class Worker:
         if not await until_available(self._bus, delivery):
             return Settlement.REQUEUE
         run = RunIdentity(job_id=event.job_id, request_id=envelope.id, attempt=delivery.attempt, run_id=uuid4())
-        last_word = await self._last_word(event, run, cancelled, delivery)
-        if last_word is None or not await confirmed(self._bus, last_word, delivery):
-            return Settlement.REQUEUE
+        with self._busy(run):
+            last_word = await self._last_word(event, run, cancelled, delivery)
+            if last_word is None or not await confirmed(self._bus, last_word, delivery):
+                return Settlement.REQUEUE
         logger.info("run over", extra={**_ids(run), "type": type_of(last_word)})
         return Settlement.ACK
 
@@ -145,13 +156,13 @@ class Worker:
             )
         if run.attempt > self._limits.max_attempts:
             return self._exhausted(run)
-        with self._busy(run):
-            return await self._execute(request, run, cancelled, delivery)
+        return await self._execute(request, run, cancelled, delivery)
 
     async def _execute(
         self, request: BenchmarkRequested, run: RunIdentity, cancelled: asyncio.Event, delivery: Delivery
     ) -> Outcome | BenchmarkCancelled | None:
         """Run it until it is over, cancelled or lost. A run that nobody can be told of is abandoned."""
+        logger.info("run begins", extra=_ids(run))
         report = RunReport(self._bus, run)
         taken = Taken(at=now(), zero=time.perf_counter_ns())
         running = asyncio.create_task(run_benchmark(request, taken, self._tools, report))
@@ -168,6 +179,12 @@ class Worker:
         except BROKER_TROUBLE as error:
             logger.warning("run abandoned: it cannot be reported", extra={**_ids(run), "error": repr(error)})
             return None
+        except CannotStart as error:
+            logger.error("worker gives up: its measured process cannot start", extra={"error": str(error)})
+            self._broken = error
+            self._breaks.set()
+            await delivery.lost.wait()  # given back at once, it would come again
+            return None
         finally:
             report.close()
             running.cancel()
@@ -175,7 +192,7 @@ class Worker:
 
     @contextmanager
     def _busy(self, run: RunIdentity) -> Iterator[None]:
-        logger.info("run begins", extra=_ids(run))
+        """A stop leaves time for the run and for its last word, which is lost where nobody confirms it."""
         self._run = run
         self._changed.set()
         try:
@@ -186,7 +203,7 @@ class Worker:
 
     def _exhausted(self, run: RunIdentity) -> BenchmarkFailed:
         before = run.attempt - 1
-        message = f"{before} attempts at this job ended without a result, each with its worker or its broker lost"
+        message = f"{before} attempts at this job ended without a result"
         return _failed(run, "attempts_exhausted", message, attempts=before, max_attempts=self._limits.max_attempts)
 
     async def _answer_undecodable(self, error: Undecodable, delivery: Delivery) -> None:

@@ -7,6 +7,8 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
 from types import TracebackType
@@ -66,6 +68,12 @@ def die_with(parent: int) -> None:
         os._exit(0)
 
 
+def be_killed_first() -> None:
+    """A model that is too large for the machine costs its own process, not the broker or the database beside it."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
 def last_words(channel: Channel) -> None:
     """An error that nobody named ends this process: its trace goes to the log, its name to the worker."""
 
@@ -111,6 +119,7 @@ def _first_line(error: BaseException) -> str:
 
 def main() -> None:
     descriptor, parent = map(int, sys.argv[1:])
+    be_killed_first()
     die_with(parent)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)

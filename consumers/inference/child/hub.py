@@ -43,7 +43,9 @@ class Hub:
         self._unreachable_until = 0.0
 
     def find(self, model: ModelDefinition) -> Snapshot:
-        """What would be loaded, in a few seconds at most. Raises NotToBeHad."""
+        """What would be loaded, in a few seconds at most. Raises NotToBeHad, unasked where no repository is named."""
+        if not model.repository:
+            raise NotToBeHad(f"{model.model_id} has no pretrained weights: it exists with random ones only")
         _check_names(model)
         try:
             revision = self._commit(model)

@@ -27,7 +27,7 @@ from events.messages import FailureCode
 
 SEED_OF_RANDOM_WEIGHTS = 0
 DTYPES = {"float32", "float16", "bfloat16"}
-CODE_IN_DISGUISE = re.compile(r"_.*|auto_map|attn_implementation|quantization_config|trust_remote_code")
+CODE_IN_DISGUISE = re.compile(r"_.*|auto_map|(attn|experts)_implementation|quantization_config|trust_remote_code")
 
 
 class Refusal(Exception):

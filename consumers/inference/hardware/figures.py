@@ -16,7 +16,8 @@ from events.result import Energy, GpuSample, HardwareMetrics, MetricSample, Obse
 
 GB = 1e9
 GPU_NEEDS_S = 1.0
-OTHERS_NEED_S = 0.5  # the kernel's ticks of 10 ms a core say little about others in a shorter window
+CPU_NEEDS_S = 0.5  # the kernel counts CPU time in ticks, which say little in a shorter window
+TICK_S = 0.01
 OTHERS_PERCENT = 10.0
 
 
@@ -40,6 +41,10 @@ class Window(Struct, frozen=True, kw_only=True):
         return 100 * cpu_s / (self.seconds * self.cores)
 
     @property
+    def counts_cpu(self) -> bool:
+        return self.seconds >= CPU_NEEDS_S
+
+    @property
     def gpu_samples(self) -> list[GpuSample]:
         return [gpu for sample in self.samples for gpu in sample.gpus if gpu.index == self.gpu]
 
@@ -47,28 +52,33 @@ class Window(Struct, frozen=True, kw_only=True):
 def hardware_metrics(window: Window) -> HardwareMetrics:
     begin, end = window.begin, window.end
     return HardwareMetrics(
-        cpu_usage_percent=window.percent(end.tree_cpu_s - begin.tree_cpu_s),
+        cpu_usage_percent=window.percent(end.tree_cpu_s - begin.tree_cpu_s) if window.counts_cpu else None,
         ram_usage_gb=max(begin.ram_bytes, end.ram_bytes, *(sample.ram_bytes for sample in window.samples)) / GB,
         gpu_usage_percent=gpu_usage_percent(window),
         vram_usage_gb=vram_usage_gb(window),
-        system_cpu_percent=window.percent(end.system_cpu_s - begin.system_cpu_s),
+        system_cpu_percent=window.percent(end.system_cpu_s - begin.system_cpu_s) if window.counts_cpu else None,
         system_ram_gb=max(begin.system_ram_bytes, end.system_ram_bytes) / GB,
-        other_cpu_percent=other_cpu_percent(window),
+        other_cpu_percent=others_percent(window) if window.counts_cpu else None,
         torch_allocated_gb=_gb(window.allocated_bytes),
         torch_reserved_gb=_gb(window.reserved_bytes),
         gpus=tuple(_one_gpu(index, window) for index in _indexes(window.samples)),
     )
 
 
-def other_cpu_percent(window: Window) -> float:
-    """What was neither the measured process tree nor the worker that watched it."""
+def others_percent(window: Window) -> float:
+    """What was neither the measured process tree nor the worker that watched it.
+
+    In a window too short for CPU figures it is what others used at the least: what the ticks can be wrong by, one for
+    each core and two for the tree, is taken off. Few others stay unseen there, and none are invented.
+    """
     begin, end = window.begin, window.end
     ours = end.tree_cpu_s - begin.tree_cpu_s + end.own_cpu_s - begin.own_cpu_s
-    return max(0.0, window.percent(end.system_cpu_s - begin.system_cpu_s - ours))
+    doubt = 0.0 if window.counts_cpu else TICK_S * (window.cores + 2)
+    return max(0.0, window.percent(end.system_cpu_s - begin.system_cpu_s - ours - doubt))
 
 
 def contaminated(window: Window) -> bool:
-    return window.seconds >= OTHERS_NEED_S and other_cpu_percent(window) > OTHERS_PERCENT
+    return others_percent(window) > OTHERS_PERCENT
 
 
 def throttled(window: Window) -> bool:

@@ -49,6 +49,7 @@ class ScriptedEngine:
         self.output = "blue sky"
         self.replaced = False
         self.fails: BaseException | None = None
+        self.cannot_start: BaseException | None = None
         self.hold: int | None = None
         self.free = asyncio.Event()
 
@@ -61,6 +62,8 @@ class ScriptedEngine:
 
     async def ready(self) -> None:
         await self.start()
+        if self.cannot_start is not None:
+            raise self.cannot_start
 
     async def resolve(self, asked: Resolve) -> Resolved:
         self.asked.append(asked)

@@ -3,13 +3,14 @@
 import asyncio
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from consumers.inference.child.protocol import Generate, Generated, Loaded, Resolve, Resolved, Tokens
-from consumers.inference.engine import ChildDied, ChildEngine, Refusal
+from consumers.inference.engine import CannotStart, ChildDied, ChildEngine, Refusal, open_engine
 from events.benchmark import ModelDefinition
 from tests.builders import a_model
 from tests.consumers.inference.conftest import REPOSITORY, REVISION
@@ -183,6 +184,33 @@ async def test_auto_falls_back_to_random_weights_and_says_why(engine: ChildEngin
     assert "HF_HUB_OFFLINE is set" in (resolved.random_because or "")
 
 
+async def test_a_model_without_a_repository_has_random_weights_only(engine: ChildEngine) -> None:
+    model = a_model(model_id="builtin/tiny", repository="")
+    sentence = "builtin/tiny has no pretrained weights: it exists with random ones only"
+
+    resolved, _ = await loaded(engine, model=model, weights="auto")
+    refused = await refusal(engine, model=model, weights="pretrained")
+
+    assert (resolved.weights, resolved.random_because) == ("random", sentence)
+    assert (refused.code, refused.reason) == ("model_unavailable", f"the pretrained weights cannot be had: {sentence}")
+
+
+async def test_the_measured_process_is_the_first_to_go_where_memory_ends(engine: ChildEngine) -> None:
+    await engine.ready()
+
+    assert _oom_score_adj(engine.pid) == "1000"
+
+
+async def test_a_process_that_ends_before_it_is_ready_cannot_start(
+    measured_environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('libtorch is broken')")
+
+    async with open_engine({**measured_environment, "PYTHONPATH": str(tmp_path)}) as broken:
+        with pytest.raises(CannotStart, match="libtorch is broken"):
+            await broken.ready()
+
+
 async def test_a_gpu_that_is_not_there_can_be_wished_but_not_demanded(engine: ChildEngine) -> None:
     resolved, _ = await loaded(engine, device="auto", use_gpu=True)
 
@@ -192,6 +220,7 @@ async def test_a_gpu_that_is_not_there_can_be_wished_but_not_demanded(engine: Ch
 
 async def test_fields_that_name_code_to_fetch_are_not_followed(engine: ChildEngine) -> None:
     architecture = {**CHATTY, "auto_map": {"AutoModelForCausalLM": "evil--repo.Model"}, "_attn_implementation": "x/y"}
+    architecture["experts_implementation"] = "evil/experts"
 
     _, load = await loaded(engine, model=a_model(architecture=architecture))
 
@@ -245,6 +274,10 @@ async def test_a_model_that_does_not_fit_is_out_of_memory(engine: ChildEngine) -
     refused = await refusal(engine, model=a_model(architecture={**CHATTY, "n_embd": 2**21}))
 
     assert refused.code == "out_of_memory"
+
+
+def _oom_score_adj(pid: int) -> str:
+    return Path(f"/proc/{pid}/oom_score_adj").read_text().strip()
 
 
 def _lives(pid: int) -> bool:

@@ -86,7 +86,20 @@ def test_a_short_window_has_no_gpu_utilization_and_says_so() -> None:
     window = a_window(gpu=0, samples=(on_a_gpu(),), end=a_reading(at=900_000_000))
 
     assert figures.gpu_usage_percent(window) is None
-    assert [caution.code for caution in cautions_about(window)] == ["short_window"]
+    [caution] = cautions_about(window)
+    assert caution.code == "short_window"
+    assert caution.message == "the measured window is 0.900 s: too short for the GPU's utilization"
+
+
+@pytest.mark.parametrize(("gpu", "what"), [(None, "CPU's utilization"), (0, "CPU's utilization and the GPU's")])
+def test_a_window_too_short_for_ticks_has_no_cpu_figures_and_says_so(gpu: int | None, what: str) -> None:
+    window = a_window(gpu=gpu, end=a_reading(at=490_000_000, tree_cpu_s=10.4, system_cpu_s=100.4))
+
+    hardware = figures.hardware_metrics(window)
+
+    assert (hardware.cpu_usage_percent, hardware.system_cpu_percent, hardware.other_cpu_percent) == (None, None, None)
+    [caution] = cautions_about(window)
+    assert (caution.code, what in caution.message) == ("short_window", True)
 
 
 def test_where_the_driver_hides_the_process_torch_is_believed() -> None:
@@ -115,6 +128,15 @@ def test_others_that_use_much_of_the_machine_are_a_warning() -> None:
 
     assert [caution.code for caution in cautions_about(crowded)] == ["contaminated"]
     assert cautions_about(a_window()) == []
+
+
+def test_others_in_a_short_window_are_a_warning_only_where_ticks_do_not_explain_them() -> None:
+    """A tenth of a second on two cores: two ticks of others are what counting can be wrong by, ten are not."""
+    quiet, crowded = (a_window(end=a_reading(at=100_000_000, system_cpu_s=100.0 + s)) for s in (0.02, 0.1))
+
+    assert [caution.code for caution in cautions_about(quiet)] == ["short_window"]
+    assert [caution.code for caution in cautions_about(crowded)] == ["short_window", "contaminated"]
+    assert cautions_about(crowded)[1].message.startswith("others used at least 30 % ")
 
 
 def test_a_gpu_that_was_too_hot_is_a_warning() -> None:

@@ -6,6 +6,7 @@ import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import psutil
 import pytest
@@ -158,6 +159,18 @@ async def test_a_worker_that_ends_in_mid_run_leaves_the_job_to_another(
         assert await worker.wait() == exit_code
         assert (await take_back(bus)).attempt == 2
         await gone(child)
+
+
+async def test_a_worker_that_cannot_measure_ends_badly_and_leaves_the_job_to_another(
+    bus: RabbitBus, broker_url: str, measured_environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('libtorch is broken')")
+    broken = {**measured_environment, "PYTHONPATH": str(tmp_path)}
+    async with a_worker(broken, LLM_BENCH_AMQP_URL=broker_url) as worker:
+        await bus.publish(requested())
+
+        assert await worker.wait() == 1
+        assert (await take_back(bus)).attempt == 2
 
 
 async def test_all_that_a_run_says_arrives_in_its_order(

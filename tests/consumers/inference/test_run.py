@@ -176,7 +176,7 @@ async def test_what_was_resolved_otherwise_than_wished_is_a_warning() -> None:
 
     last_word = await completed(engine, a_spec(timeout_s=LONGEST_S + 1))
 
-    assert codes(last_word) == ["timeout_clamped", "random_weights", "gpu_unavailable"]
+    assert codes(last_word) == ["timeout_clamped", "random_weights", "gpu_unavailable", "short_window"]
 
 
 async def test_characters_that_a_database_refuses_are_replaced_with_one_warning() -> None:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from consumers.inference import worker as worker_module
+from consumers.inference.engine import CannotStart
 from consumers.inference.worker import Cancels, Limits, Worker
 from events.bus import OutcomeUnknown
 from events.bus.memory import MemoryBus
@@ -226,6 +227,7 @@ async def test_too_many_attempts_end_the_job_without_a_run() -> None:
             3,
             {"attempts": 2, "max_attempts": 2},
         )
+        assert last_word.message == "2 attempts at this job ended without a result"
         assert service.bus.starts == []
 
 
@@ -290,6 +292,31 @@ async def test_a_stop_gives_back_what_does_not_end_in_time() -> None:
         await until(lambda: service.bus.waiting == 1)
 
     assert (service.bus.last_words, service.engine.killed) == ([], 1)
+
+
+async def test_a_stop_leaves_time_for_a_last_word_that_is_not_confirmed_yet() -> None:
+    async with serving() as service:
+        service.bus.unconfirmed = 2
+        await service.bus.publish(requested())
+        await service.last_word()
+
+        service.stop.set()
+        await service.last_word(3)
+
+    assert (service.bus.waiting, len({event.attempt for event in service.bus.last_words})) == (0, 1)
+
+
+async def test_a_worker_whose_measured_process_cannot_start_gives_the_request_back_and_ends() -> None:
+    service = Service(Limits())
+    service.engine.cannot_start = CannotStart("no torch")
+    for job_id in (JOB, uuid4()):
+        service.bus.put(encode(requested(job_id=job_id), event_id=uuid4(), source="tests", time=NOON), REQUEST_KEY)
+
+    with pytest.raises(CannotStart, match="no torch"):
+        await service.worker.serve(service.stop)
+
+    assert (service.bus.last_words, service.bus.starts, service.engine.killed) == ([], [], 0)
+    assert [attempt for _, attempt in service.bus.queues[QUEUE].waiting] == [2, 1]
 
 
 async def test_a_stop_takes_nothing_more() -> None:
