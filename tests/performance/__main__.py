@@ -95,8 +95,7 @@ async def measure_http(service: Service, idle_broker: str, folder: Path) -> None
     ]
     show("GET of one job, bare route with the same bytes", gets, "req/s", 0.35)
     posts = [
-        (await requests.accepted_posts(service), await requests.bare_publishes(idle_broker))
-        for _ in range(ROUNDS)
+        (await requests.accepted_posts(service), await requests.bare_publishes(idle_broker)) for _ in range(ROUNDS)
     ]
     show("accepted POSTs, bare confirmed publishes", posts, "req/s", 0.4)
 
