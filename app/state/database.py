@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg
@@ -63,13 +63,19 @@ class Database:
         try:
             yield connection
         except AWAY as error:
-            connection.terminate()  # to cancel the statement politely could take as long as the statement
+            _terminate(connection)
             raise DatabaseUnavailable(str(error) or repr(error)) from error
         except asyncio.CancelledError:
-            connection.terminate()
+            _terminate(connection)
             raise
         finally:
             await self._pool.release(connection)
+
+
+def _terminate(connection: PoolConnectionProxy) -> None:
+    """To cancel the statement politely could take as long as the statement. A lost connection is the pool's already."""
+    with suppress(asyncpg.InterfaceError):
+        connection.terminate()
 
 
 @asynccontextmanager
