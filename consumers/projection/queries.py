@@ -26,8 +26,15 @@ async def lock_log(connection: Connection) -> int:
 
 async def move_log(connection: Connection, position: int) -> None:
     """Set the last position, and tell those who listen once this is committed."""
-    await connection.execute("UPDATE log_head SET position = $1", position)
-    await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, str(position))
+    await connection.execute(
+        """
+        WITH moved AS (UPDATE log_head SET position = $1 RETURNING position)
+        SELECT pg_notify($2, position::text)
+        FROM moved
+        """,
+        position,
+        CHANNEL,
+    )
 
 
 async def select_known_events(connection: Connection, event_ids: Sequence[UUID]) -> set[UUID]:
