@@ -111,10 +111,6 @@ class MemoryBus:
         self._subscriptions: list[MemorySubscription] = []
 
     @property
-    def state(self) -> str:
-        return "up" if self.available else "down"
-
-    @property
     def events(self) -> list[AnyEvent]:
         return [event for _, event in self.published]
 
